@@ -49,7 +49,9 @@ class BackboneSpec:
         """
         try:
             if manifest["schema"] != MANIFEST_SCHEMA:
-                raise FeatureContractBroken(f"manifest schema {manifest['schema']!r} is not {MANIFEST_SCHEMA}")
+                raise FeatureContractBroken(
+                    f"manifest schema {manifest['schema']!r} is not {MANIFEST_SCHEMA}"
+                )
             spec, pre = manifest["spec"], manifest["preprocessing"]
             height, width = (int(v) for v in spec["input_size"])
             rows, columns = (int(v) for v in spec["grid"])

@@ -1,0 +1,1 @@
+"""The inspection family: what the inspection GUI speaks (contract A1)."""

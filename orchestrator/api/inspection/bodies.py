@@ -1,0 +1,161 @@
+"""From the services' values to the wire's bodies."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from orchestrator.api.inspection.schemas import (
+    CalibrationBody,
+    DatasetClass,
+    DatasetClasses,
+    DatasetListResponse,
+    FalseRejectRate,
+    InferParams,
+    RegionBody,
+    StoredCalibration,
+    Timings,
+)
+from orchestrator.api.wire import Call, number
+from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.identity import Part, Target
+from orchestrator.domain.samples import Label
+from orchestrator.patchcore.regions import Region
+from orchestrator.services.inspect import Verdict
+from orchestrator.storage.datasets import Listing
+
+
+def identity(target: Target) -> dict[str, str]:
+    """Name a target."""
+    return {"role_id": target.part.role_id, "roi_id": target.part.roi_id, "model_key": target.model_key}
+
+
+def false_reject(calibration: Calibration) -> FalseRejectRate:
+    """Give the false-reject rate of a calibration."""
+    rate = calibration.false_reject
+    return FalseRejectRate(
+        expected=rate.expected, upper_bound=rate.upper_bound, confidence=rate.confidence, n_ok=rate.n_ok
+    )
+
+
+def calibration_body(target: Target, calibration: Calibration, call: Call) -> CalibrationBody:
+    """Give both generations' fields of a calibration."""
+    return CalibrationBody(
+        **identity(target),
+        status="ok",
+        method=calibration.method,
+        threshold=calibration.threshold,
+        ok_mean=calibration.ok_mean,
+        ng_mean=calibration.ng_mean,
+        p99_ok=calibration.p99_ok,
+        p5_ng=calibration.p5_ng,
+        mm_per_px=calibration.mm_per_px,
+        area_mm2_thr=calibration.area_mm2_thr,
+        effective_area_mm2_thr=calibration.area_mm2_thr,
+        score_percentile=number(calibration.score_percentile),
+        samples_ok=calibration.samples_ok,
+        samples_ng=calibration.samples_ng,
+        n_ok=calibration.samples_ok,
+        n_ng=calibration.samples_ng,
+        calibrated_at=calibration.calibrated_at,
+        bank_generation=calibration.bank_generation,
+        false_reject_rate=false_reject(calibration),
+        request_id=call.request_id,
+        recipe_id=call.recipe_id,
+    )
+
+
+def stored_calibration(calibration: Calibration) -> StoredCalibration:
+    """Give a calibration with the scores behind it."""
+    return StoredCalibration(
+        threshold=calibration.threshold,
+        method=calibration.method,
+        ok_mean=calibration.ok_mean,
+        ng_mean=calibration.ng_mean,
+        p99_ok=calibration.p99_ok,
+        p5_ng=calibration.p5_ng,
+        mm_per_px=calibration.mm_per_px,
+        area_mm2_thr=calibration.area_mm2_thr,
+        score_percentile=number(calibration.score_percentile),
+        samples_ok=calibration.samples_ok,
+        samples_ng=calibration.samples_ng,
+        calibrated_at=calibration.calibrated_at,
+        bank_generation=calibration.bank_generation,
+        false_reject_rate=false_reject(calibration),
+        ok_scores=list(calibration.ok_scores),
+        ng_scores=list(calibration.ng_scores),
+        operator_id=calibration.operator_id,
+        notes=calibration.notes,
+    )
+
+
+def regions(found: Sequence[Region]) -> list[RegionBody]:
+    """Give regions with both spellings of their box."""
+    return [
+        RegionBody(
+            kind="blob",
+            bbox=list(region.bbox),
+            x=region.bbox[0],
+            y=region.bbox[1],
+            w=region.bbox[2],
+            h=region.bbox[3],
+            area_px=region.area_px,
+            area_mm2=region.area_mm2,
+            score=region.score,
+            contour=[[x, y] for x, y in region.contour],
+        )
+        for region in found
+    ]
+
+
+def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
+    """Give the fields that every verdict on the wire shares."""
+    found = regions(verdict.regions)
+    png = verdict.heatmap_png
+    return {
+        **identity(target),
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+        "decision": verdict.decision,
+        "is_anomaly": None if verdict.decision is None else verdict.decision == "ng",
+        "token_shape": list(verdict.token_shape),
+        "heatmap_png_base64": None if png is None else base64.b64encode(png).decode(),
+        "regions": found,
+        "n_regions": len(found),
+        "params": InferParams(
+            mm_per_px=verdict.mm_per_px,
+            blur_sigma=verdict.blur_sigma,
+            score_percentile=number(verdict.score_percentile),
+            area_mm2_thr=verdict.area_mm2_thr,
+        ),
+        "elapsed_ms": round(verdict.elapsed_ms, 3),
+        "timings_ms": Timings(**{stage: round(ms, 3) for stage, ms in verdict.timings_ms.items()}),
+        "model_version": verdict.model_version,
+        "bank_generation": verdict.bank_generation,
+    }
+
+
+def dataset_list(part: Part, listings: Mapping[Label, Listing], call: Call) -> DatasetListResponse:
+    """Give what is stored for a part."""
+    classes = {
+        label: DatasetClass(
+            count=len(listing.files),
+            files=list(listing.files),
+            meta=dict(zip(listing.files, listing.has_meta, strict=True)),
+        )
+        for label, listing in listings.items()
+    }
+    return DatasetListResponse(
+        role_id=part.role_id,
+        roi_id=part.roi_id,
+        classes=DatasetClasses(ok=classes.get("ok"), ng=classes.get("ng")),
+        request_id=call.request_id,
+        recipe_id=call.recipe_id,
+    )
+
+
+def source(bank: BankRecord) -> Literal["patchlight", "legacy"]:
+    """Tell whether a bank is ours."""
+    return "legacy" if bank.metadata.source == "legacy" else "patchlight"

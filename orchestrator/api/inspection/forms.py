@@ -1,0 +1,57 @@
+"""The form fields that several routes share, and their reading."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import File, Form, Query, UploadFile
+
+from orchestrator.domain.identity import Target
+from orchestrator.domain.scale import check_mm_per_px
+
+RoleForm = Annotated[str, Form(min_length=1, max_length=64, description="Role; at most 84 bytes of UTF-8.")]
+RoiForm = Annotated[str, Form(min_length=1, max_length=64, description="ROI; at most 84 bytes of UTF-8.")]
+ModelKeyForm = Annotated[str | None, Form(max_length=64, description="Defaults to the ROI.")]
+RecipeForm = Annotated[str | None, Form(description="Recipe; stands above X-Recipe-Id.")]
+ScaleForm = Annotated[
+    float,
+    Form(
+        description="Millimetres per pixel; the first value locks the recipe.",
+        json_schema_extra={"exclusiveMinimum": 0},
+    ),
+]
+OptionalScaleForm = Annotated[
+    float | None, Form(description="Millimetres per pixel; the recipe's own where absent.")
+]
+ShapeForm = Annotated[
+    str | None,
+    Form(description='ROI in crop pixels as JSON: {"kind": "rect|circle|annulus", ...}.'),
+]
+NoteForm = Annotated[str | None, Form(max_length=10_000)]
+ImagesFile = Annotated[list[UploadFile] | None, File(description="Photographs.")]
+BracketImagesFile = Annotated[
+    list[UploadFile] | None, File(alias="images[]", description="The same, as some clients spell it.")
+]
+
+RoleQuery = Annotated[str, Query(min_length=1, max_length=64)]
+RoiQuery = Annotated[str, Query(min_length=1, max_length=64)]
+RecipeQuery = Annotated[str | None, Query()]
+ModelKeyQuery = Annotated[str | None, Query(max_length=64)]
+
+
+def uploads(*fields: list[UploadFile] | None) -> list[UploadFile]:
+    """Join the two spellings of a file field, in order."""
+    return [upload for field in fields if field for upload in field]
+
+
+def target_of(recipe_id: str, role_id: str, roi_id: str, model_key: str | None) -> Target:
+    """Name the target of a request.
+
+    Raises InvalidIdentifier.
+    """
+    return Target.of(recipe_id, role_id, roi_id, model_key or None)
+
+
+def scale(value: float) -> float:
+    """Check a scale. Raises InvalidInput."""
+    return check_mm_per_px(value)

@@ -1,0 +1,293 @@
+"""`/predict`, `/predict/batch`, `/predict/zip`: one, many, an archive. Tool recognition will share these paths."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+
+from orchestrator.api.inspection import forms
+from orchestrator.api.inspection.bodies import identity, regions, verdict_fields
+from orchestrator.api.inspection.schemas import (
+    PredictItem,
+    PredictManyResponse,
+    PredictResponse,
+    PredictScore,
+)
+from orchestrator.api.openapi import problems
+from orchestrator.api.wire import Call, current_call, current_runtime, number, read_images
+from orchestrator.domain.identity import Target
+from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_mm_per_px
+from orchestrator.errors import InvalidIdentifier, InvalidInput, NotBuilt, PatchlightError
+from orchestrator.features.base import CallContext
+from orchestrator.runtime import Runtime
+from orchestrator.services.archive import Archive
+from orchestrator.services.embed import Photograph, RawShape
+from orchestrator.services.inspect import Inspection, Verdict
+
+router = APIRouter(tags=["predict"])
+
+RoleOptional = Annotated[str | None, Form(max_length=64, description="Role; needed together with roi_id.")]
+RoiOptional = Annotated[str | None, Form(max_length=64, description="ROI; needed together with role_id.")]
+HeatmapForm = Annotated[bool | None, Form(description="false leaves heat maps out.")]
+_STATUSES = (400, 401, 409, 413, 422, 428, 429, 500, 501, 503, 504)
+_FAMILY = (
+    "Send role_id and roi_id for inspection. A `toolkit_id` asks for tool recognition instead, which answers 501 "
+    "in this release; both, or neither, answer 422."
+)
+
+
+class UnclearFamily(InvalidIdentifier):
+    """A prediction that names both families or neither."""
+
+    code = "unclear_family"
+
+
+async def _family(request: Request, role_id: str | None, roi_id: str | None) -> tuple[str, str]:
+    toolkit = (await request.form()).get("toolkit_id") or request.query_params.get("toolkit_id")
+    inspection = bool(role_id or roi_id)
+    if toolkit and inspection:
+        raise UnclearFamily("toolkit_id and role_id/roi_id: send one or the other, not both.")
+    if toolkit:
+        raise NotBuilt("toolkit_id: tool recognition is not part of this release; send role_id and roi_id.")
+    if not role_id or not roi_id:
+        missing = " and ".join(n for n, v in (("role_id", role_id), ("roi_id", roi_id)) if not v)
+        raise UnclearFamily(f"{missing}: missing; send role_id and roi_id for inspection.")
+    return role_id, roi_id
+
+
+async def _scale(runtime: Runtime, recipe_id: str, sent: float | None) -> float:
+    if sent is not None:
+        return check_mm_per_px(sent)
+    return await asyncio.to_thread(runtime.states.mm_per_px, recipe_id) or DEFAULT_MM_PER_PX
+
+
+@router.post("/predict", summary="Judge one photograph", description=_FAMILY, responses=problems(*_STATUSES))
+@router.post("/predict/", include_in_schema=False)
+async def predict(
+    request: Request,
+    call: Annotated[Call, Depends(current_call)],
+    runtime: Annotated[Runtime, Depends(current_runtime)],
+    image: Annotated[UploadFile, File(description="The photograph.")],
+    role_id: RoleOptional = None,
+    roi_id: RoiOptional = None,
+    mm_per_px: forms.OptionalScaleForm = None,
+    shape: forms.ShapeForm = None,
+    model_key: forms.ModelKeyForm = None,
+    recipe_id: forms.RecipeForm = None,
+) -> PredictResponse:
+    """Answer in the first generation's words."""
+    recipe = call.recipe(recipe_id)
+    role, roi = await _family(request, role_id, roi_id)
+    target = forms.target_of(recipe, role, roi, model_key)
+    scale = await _scale(runtime, recipe, mm_per_px)
+    (photograph,) = await read_images([image], runtime, shape or None)
+    inspection = Inspection(
+        target, photograph, scale, include_heatmap=False, lock_scale=mm_per_px is not None
+    )
+    verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
+    score = PredictScore(
+        roi=roi,
+        score=verdict.score,
+        is_anomaly=None if verdict.decision is None else verdict.decision == "ng",
+        threshold=verdict.threshold,
+        percentile=number(verdict.score_percentile),
+        regions=regions(verdict.regions),
+    )
+    height, width = verdict.input_size
+    return PredictResponse(
+        role_id=role,
+        roi_id=roi,
+        scores=[score],
+        inference_ms=round(verdict.elapsed_ms, 3),
+        image_resized=[width, height],
+        request_id=call.request_id,
+        recipe_id=call.recipe_id,
+    )
+
+
+@router.post(
+    "/predict/batch", summary="Judge many photographs", description=_FAMILY, responses=problems(*_STATUSES)
+)
+@router.post("/predict/batch/", include_in_schema=False)
+async def predict_batch(
+    request: Request,
+    call: Annotated[Call, Depends(current_call)],
+    runtime: Annotated[Runtime, Depends(current_runtime)],
+    images: forms.ImagesFile = None,
+    images_brackets: forms.BracketImagesFile = None,
+    role_id: RoleOptional = None,
+    roi_id: RoiOptional = None,
+    targets: Annotated[
+        str | None,
+        Form(description='JSON list aligned with images: [{"role_id": ..., "roi_id": ..., "shape": ...}].'),
+    ] = None,
+    mm_per_px: forms.OptionalScaleForm = None,
+    shape: forms.ShapeForm = None,
+    include_heatmap: HeatmapForm = None,
+    model_key: forms.ModelKeyForm = None,
+    recipe_id: forms.RecipeForm = None,
+) -> PredictManyResponse:
+    """Judge them in the order sent; one bad photograph fails alone."""
+    started = time.perf_counter()
+    recipe = call.recipe(recipe_id)
+    posted = await read_images(_some(forms.uploads(images, images_brackets)), runtime, shape or None)
+    if targets:
+        if role_id or roi_id or (await request.form()).get("toolkit_id"):
+            raise UnclearFamily(
+                "targets: stands in place of role_id, roi_id and toolkit_id; send one or the other."
+            )
+        wanted = _targets(targets, recipe, len(posted))
+    else:
+        role, roi = await _family(request, role_id, roi_id)
+        wanted = [(forms.target_of(recipe, role, roi, model_key), shape or None)] * len(posted)
+    scale = await _scale(runtime, recipe, mm_per_px)
+    for target in dict.fromkeys(target for target, _ in wanted):
+        await asyncio.to_thread(runtime.inspector.check, target)
+    inspections = [
+        Inspection(
+            target,
+            Photograph(p.data, p.name, own),
+            scale,
+            include_heatmap is not False,
+            mm_per_px is not None,
+        )
+        for p, (target, own) in zip(posted, wanted, strict=True)
+    ]
+    context = call.context(runtime.settings.request_timeout_s)
+    results: list[PredictItem] = []
+    for start in range(0, len(inspections), runtime.inspector.batch_size):
+        results += await _judge(runtime, inspections[start : start + runtime.inspector.batch_size], context)
+    return _many(results, started, call)
+
+
+@router.post(
+    "/predict/zip",
+    summary="Judge an archive of photographs",
+    description=_FAMILY,
+    responses=problems(*_STATUSES),
+)
+@router.post("/predict/zip/", include_in_schema=False)
+async def predict_zip(
+    request: Request,
+    call: Annotated[Call, Depends(current_call)],
+    runtime: Annotated[Runtime, Depends(current_runtime)],
+    zip_file: Annotated[UploadFile, File(description="A zip; images at any depth.")],
+    role_id: RoleOptional = None,
+    roi_id: RoiOptional = None,
+    mm_per_px: forms.OptionalScaleForm = None,
+    shape: forms.ShapeForm = None,
+    include_heatmap: HeatmapForm = None,
+    model_key: forms.ModelKeyForm = None,
+    recipe_id: forms.RecipeForm = None,
+) -> PredictManyResponse:
+    """Judge its photographs in the archive's order; one bad photograph fails alone."""
+    started = time.perf_counter()
+    recipe = call.recipe(recipe_id)
+    role, roi = await _family(request, role_id, roi_id)
+    target = forms.target_of(recipe, role, roi, model_key)
+    scale = await _scale(runtime, recipe, mm_per_px)
+    if not (zip_file.filename or "").lower().endswith(".zip"):
+        raise InvalidInput("zip_file: its name must end in .zip.")
+    settings = runtime.settings
+    archive = await asyncio.to_thread(
+        Archive, zip_file.file, max_images=settings.max_images, max_bytes=settings.max_image_bytes
+    )
+    await asyncio.to_thread(runtime.inspector.check, target)
+    context = call.context(settings.request_timeout_s)
+    results: list[PredictItem] = []
+    for start in range(0, len(archive), runtime.inspector.batch_size):
+        batch = await asyncio.to_thread(
+            lambda at: list(archive.read(at, at + runtime.inspector.batch_size)), start
+        )
+        inspections = [
+            Inspection(
+                target,
+                Photograph(data, name, shape or None),
+                scale,
+                include_heatmap is not False,
+                mm_per_px is not None,
+            )
+            for name, data in batch
+            if isinstance(data, bytes)
+        ]
+        judged = iter(await _judge(runtime, inspections, context) if inspections else [])
+        for name, data in batch:
+            results.append(next(judged) if isinstance(data, bytes) else _failed(target, name, data))
+    return _many(results, started, call)
+
+
+async def _judge(runtime: Runtime, inspections: list[Inspection], context: CallContext) -> list[PredictItem]:
+    outcomes = await runtime.inspector.inspect_many(inspections, context)
+    return [
+        PredictItem(
+            filename=i.photograph.name, success=True, error_message=None, **verdict_fields(i.target, outcome)
+        )
+        if isinstance(outcome, Verdict)
+        else _failed(i.target, i.photograph.name, outcome)
+        for i, outcome in zip(inspections, outcomes, strict=True)
+    ]
+
+
+def _failed(target: Target, name: str, error: PatchlightError) -> PredictItem:
+    empty: dict[str, Any] = dict.fromkeys(PredictItem.model_fields)
+    given = {
+        "filename": name,
+        "success": False,
+        "error_message": error.message,
+        "regions": [],
+        "n_regions": 0,
+    }
+    return PredictItem(**{**empty, **identity(target), **given})
+
+
+def _many(results: list[PredictItem], started: float, call: Call) -> PredictManyResponse:
+    failed = sum(not r.success for r in results)
+    return PredictManyResponse(
+        n_total=len(results),
+        n_errors=failed,
+        successful_images=len(results) - failed,
+        failed_images=failed,
+        results=results,
+        elapsed_ms=round((time.perf_counter() - started) * 1e3, 3),
+        request_id=call.request_id,
+        recipe_id=call.recipe_id,
+    )
+
+
+def _some(posted: list[UploadFile]) -> list[UploadFile]:
+    if not posted:
+        raise InvalidInput("images: No images provided; post at least one.")
+    return posted
+
+
+def _targets(text: str, recipe_id: str, count: int) -> list[tuple[Target, RawShape]]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("targets: is not JSON; send a list aligned with images.") from error
+    if not isinstance(entries, list) or len(entries) != count:
+        raise InvalidInput(f"targets: must be a list of {count}, one for each image.")
+    return [_target(entry, recipe_id, index) for index, entry in enumerate(entries)]
+
+
+def _target(entry: object, recipe_id: str, index: int) -> tuple[Target, RawShape]:
+    if not isinstance(entry, dict):
+        raise InvalidInput(f"targets[{index}]: must be an object with role_id and roi_id.")
+    texts: dict[str, str | None] = {}
+    for field in ("role_id", "roi_id", "model_key"):
+        value = entry.get(field)
+        if not (value is None or isinstance(value, str)):
+            raise InvalidInput(f"targets[{index}].{field}: must be text.")
+        texts[field] = value
+    shape = entry.get("shape")
+    if not (shape is None or isinstance(shape, str | dict)):
+        raise InvalidInput(f"targets[{index}].shape: must be JSON text or an object.")
+    try:
+        target = forms.target_of(recipe_id, texts["role_id"] or "", texts["roi_id"] or "", texts["model_key"])
+    except InvalidIdentifier as error:
+        raise InvalidIdentifier(f"targets[{index}].{error.message}") from error
+    return target, shape or None

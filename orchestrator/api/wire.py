@@ -1,0 +1,115 @@
+"""What every route shares on the wire: the call's ids, the problem body, uploads, numbers."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Header, Request, UploadFile
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.domain.identity import DEFAULT_RECIPE, normalise_recipe
+from orchestrator.errors import InvalidInput, PatchlightError, TooLarge
+from orchestrator.features.base import CallContext, Priority
+from orchestrator.runtime import Runtime
+from orchestrator.services.embed import Photograph, RawShape
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Closed(BaseModel):
+    """A response body that holds what it declares and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(Closed):
+    """The one error body (RFC 9457); `detail` and `error` carry the same sentence for two generations of clients."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str
+    error_code: str
+    request_id: str
+    recipe_id: str
+    trace: str | None = None
+
+
+class Call:
+    """One request's identity; the recipe becomes known when its body has been read."""
+
+    def __init__(self, request_id: str | None, recipe_header: str | None, traceparent: str | None) -> None:
+        usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
+        self.request_id = request_id if usable and request_id else str(uuid.uuid4())
+        self.traceparent = traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
+        self._recipe_header = recipe_header
+        self.recipe_id = DEFAULT_RECIPE
+        try:
+            self.recipe_id = normalise_recipe(recipe_header)
+        except PatchlightError:
+            # Refused by the route, in `recipe`; the answer itself still needs a recipe to name.
+            self.recipe_id = DEFAULT_RECIPE
+
+    def recipe(self, explicit: str | None = None) -> str:
+        """Settle the recipe: body, form or query, then header, then default.
+
+        Raises InvalidRecipe.
+        """
+        self.recipe_id = normalise_recipe(explicit, self._recipe_header)
+        return self.recipe_id
+
+    def context(self, timeout_s: float, priority: Priority = Priority.INSPECT) -> CallContext:
+        """Give what a feature call carries."""
+        return CallContext(self.request_id, timeout_s, priority, self.traceparent)
+
+
+def current_call(
+    request: Request,
+    _recipe: Annotated[
+        str | None, Header(alias="X-Recipe-Id", description="Recipe, unless the request itself names one.")
+    ] = None,
+    _request_id: Annotated[
+        str | None, Header(alias="X-Request-Id", description="Echoed verbatim; made where absent.")
+    ] = None,
+) -> Call:
+    """Dependency: the call that the middleware has opened."""
+    call: Call = request.scope["state"]["call"]
+    return call
+
+
+def current_runtime(request: Request) -> Runtime:
+    """Dependency: what this process serves with."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+async def read_images(
+    uploads: Sequence[UploadFile], runtime: Runtime, shape: RawShape = None
+) -> list[Photograph]:
+    """Read uploaded images.
+
+    Raises TooLarge before a file is read that is over the limit, InvalidInput where there are too many.
+    """
+    settings = runtime.settings
+    if len(uploads) > settings.max_images:
+        raise InvalidInput(f"images: {len(uploads)} were sent; at most {settings.max_images} in one request.")
+    images = []
+    for upload in uploads:
+        name = upload.filename or "image"
+        if upload.size is not None and upload.size > settings.max_image_bytes:
+            raise TooLarge(
+                f"{name}: has {upload.size} bytes; at most {settings.max_image_bytes} are accepted."
+            )
+        images.append(Photograph(await upload.read(), name, shape))
+    return images
+
+
+def number(value: float) -> int | float:
+    """Give an integer where the value is integral: some published clients read an integer here."""
+    return int(value) if float(value).is_integer() else float(value)

@@ -1,0 +1,70 @@
+"""The application: routers, middleware, lifespan. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from orchestrator import __version__
+from orchestrator.api import errors, health, openapi
+from orchestrator.api.inspection import calibrate, datasets, fit, infer, predict, state
+from orchestrator.api.middleware import CallMiddleware, GuardMiddleware
+from orchestrator.errors import FeaturesUnavailable
+from orchestrator.runtime import build_runtime
+from orchestrator.settings import Settings, load_settings
+from orchestrator.telemetry import Metrics, configure_logging
+
+_log = structlog.get_logger()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; nothing is read or connected before it starts."""
+    chosen = settings or load_settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure_logging(chosen.log_level)
+        runtime = build_runtime(chosen)
+        app.state.runtime = runtime
+        if chosen.api_key is None:
+            _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
+        try:
+            spec = runtime.backbones.settle()
+            announce = _log.warning if spec.reason else _log.info
+            announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=spec.reason)
+        except FeaturesUnavailable as error:
+            # Starting all the same: an export or a restarted Triton may come later, and /health says what is missing.
+            _log.error("backbone.missing", error=error.message)
+        yield
+        await runtime.close()
+
+    app = FastAPI(
+        title="Patchlight",
+        version=__version__,
+        description="Visual inspection: fit from good photographs, calibrate, then ask about every part.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.metrics = metrics
+    for module in (health, fit, calibrate, infer, predict, datasets, state):
+        app.include_router(module.router)
+    errors.install(app)
+    openapi.install(app)
+    origins = [o.strip() for o in chosen.cors_origins.split(",") if o.strip()]
+    key = chosen.api_key.get_secret_value() if chosen.api_key else None
+    app.add_middleware(GuardMiddleware, api_key=key, debug=chosen.debug)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_credentials="*" not in origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "X-Recipe-Id", "Retry-After"],
+    )
+    app.add_middleware(CallMiddleware, observe=metrics.observe if chosen.enable_metrics else None)
+    return app

@@ -1,0 +1,127 @@
+"""The composition root: settings to adapters to services; the only file that names concrete adapters."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from orchestrator.features.base import FeatureExtractor
+from orchestrator.features.preprocess import ImageLimits
+from orchestrator.features.repository import ModelRepository
+from orchestrator.services.backbones import Backbones
+from orchestrator.services.banks import Banks
+from orchestrator.services.calibrate import Calibrator
+from orchestrator.services.commit import Committer
+from orchestrator.services.datasets import Datasets
+from orchestrator.services.embed import Embedder
+from orchestrator.services.fit import Fitter
+from orchestrator.services.gate import FitGate
+from orchestrator.services.inspect import Defaults, Inspector
+from orchestrator.services.pool import NumericsPool
+from orchestrator.services.samples import SampleReader
+from orchestrator.services.score import Scoring
+from orchestrator.services.state import States
+from orchestrator.settings import Settings
+from orchestrator.storage.activity import ActivityStore
+from orchestrator.storage.banks import BankStore
+from orchestrator.storage.calibrations import CalibrationStore
+from orchestrator.storage.choice import ChoiceStore
+from orchestrator.storage.datasets import DatasetStore
+from orchestrator.storage.files import FileStore
+from orchestrator.storage.legacy import LegacyBanks
+from orchestrator.storage.recipes import RecipeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a process serves with."""
+
+    settings: Settings
+    backbones: Backbones
+    extractor: FeatureExtractor
+    pool: NumericsPool
+    fitter: Fitter
+    calibrator: Calibrator
+    inspector: Inspector
+    datasets: Datasets
+    samples: SampleReader
+    states: States
+
+    async def close(self) -> None:
+        """Let running work end and release everything."""
+        await self.extractor.close()
+        self.pool.close()
+
+
+def build_runtime(settings: Settings) -> Runtime:
+    """Join everything; touches neither network nor model. Call it inside the event loop that serves."""
+    store = FileStore(settings.data_root)
+    recipes_store = FileStore(settings.recipes_root)
+    repository = ModelRepository(settings.model_repository)
+    recipes, bank_store = RecipeStore(recipes_store), BankStore(recipes_store)
+    calibrations, dataset_store = CalibrationStore(recipes_store), DatasetStore(store)
+    activity = ActivityStore(store)
+    legacy = LegacyBanks((recipes_store, FileStore(settings.data_root / "models")))
+    threads = worker_threads(settings)
+    pool = NumericsPool(threads)
+    extractor = _extractor(settings, repository, threads)
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    embedder = Embedder(extractor, pool, limits, settings.batch_size)
+    backbones = Backbones(
+        repository, ChoiceStore(store), wanted=settings.backbone, legacy=settings.legacy_backbone
+    )
+    banks = Banks(bank_store, legacy, calibrations)
+    committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
+    reader = SampleReader(dataset_store)
+    scoring = Scoring(settings.distance, settings.blur_sigma)
+    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
+    datasets = Datasets(dataset_store, committer, embedder)
+    return Runtime(
+        settings=settings,
+        backbones=backbones,
+        extractor=extractor,
+        pool=pool,
+        fitter=Fitter(
+            embedder,
+            backbones,
+            banks,
+            reader,
+            committer,
+            calibrator,
+            activity,
+            FitGate(activity, settings.max_waiting_fits),
+            coreset_rate=settings.coreset_rate,
+            min_ok_samples=settings.min_ok_samples,
+        ),
+        calibrator=calibrator,
+        inspector=Inspector(
+            embedder,
+            backbones,
+            banks,
+            committer,
+            scoring,
+            Defaults(settings.score_percentile, settings.area_mm2_thr, settings.require_calibration),
+            settings.max_inflight,
+        ),
+        datasets=datasets,
+        samples=reader,
+        states=States(store, extractor, backbones, banks, bank_store, recipes, datasets, activity),
+    )
+
+
+def worker_threads(settings: Settings) -> int:
+    """Share the cores evenly among the workers, at least one thread each."""
+    return settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers)
+
+
+def _extractor(settings: Settings, repository: ModelRepository, threads: int) -> FeatureExtractor:
+    # Imported here: an adapter brings its library, and a process needs one adapter.
+    match settings.triton_url:
+        case None:
+            from orchestrator.features.onnx import OnnxExtractor
+
+            return OnnxExtractor(repository, threads=threads)
+        case url:
+            from orchestrator.features.triton import TritonExtractor
+
+            return TritonExtractor(url)

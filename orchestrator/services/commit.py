@@ -1,0 +1,177 @@
+"""The one place where a bank, its samples, its scale lock and its calibration change: all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import structlog
+
+from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.identity import Part, Target
+from orchestrator.domain.samples import Label, NewSample, StoredSample
+from orchestrator.errors import Conflict, NotFound, PatchlightError
+from orchestrator.storage.banks import BankStore
+from orchestrator.storage.calibrations import CalibrationStore
+from orchestrator.storage.datasets import DatasetStore
+from orchestrator.storage.files import FileStore
+from orchestrator.storage.recipes import RecipeStore
+
+
+_log = structlog.get_logger()
+
+
+class Committer:
+    """Orders commits of a recipe across processes; readers never wait for it."""
+
+    def __init__(
+        self,
+        store: FileStore,
+        recipes: RecipeStore,
+        banks: BankStore,
+        calibrations: CalibrationStore,
+        datasets: DatasetStore,
+    ) -> None:
+        self._store = store
+        self._recipes = recipes
+        self._banks = banks
+        self._calibrations = calibrations
+        self._datasets = datasets
+
+    def fit(
+        self,
+        target: Target,
+        record: BankRecord,
+        posted: Sequence[NewSample],
+        calibrate: Callable[[int], Calibration | None],
+    ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
+        """Store the posted samples and replace the bank by its next generation.
+
+        record.metadata.generation is set here; `calibrate` gives the calibration of that generation, if there is
+        one. It travels inside the bank too, so that no reader sees the new bank without it.
+
+        Raises MmPerPxMismatch, StoreUnavailable; nothing has changed then.
+        """
+        mm_per_px = record.metadata.mm_per_px
+        with self._recipe(target.part.recipe_id), self._scale(target.part.recipe_id, mm_per_px):
+            samples = self._datasets.add(target.part, "ok", posted)
+            try:
+                generation = self._generation(target) + 1
+                calibration = calibrate(generation)
+                extra: dict[str, Any] = dict(record.metadata.extra)
+                if calibration is not None:
+                    extra["calibration"] = asdict(calibration)
+                committed = replace(
+                    record, metadata=replace(record.metadata, generation=generation, extra=extra)
+                )
+                self._banks.write(target, committed)
+            except PatchlightError:
+                self._datasets.discard(target.part, samples)
+                raise
+            if calibration is not None:
+                self._calibrations.write(target, calibration)
+            self._describe(target, committed, calibration, is_fit=True)
+        return committed, calibration, samples
+
+    def calibrate(self, target: Target, calibration: Calibration, mm_per_px: float | None) -> None:
+        """Put a calibration in force.
+
+        Raises Conflict where the bank was refitted meanwhile, MmPerPxMismatch, StoreUnavailable.
+        """
+        recipe = target.part.recipe_id
+        with self._recipe(recipe), self._scale(recipe, mm_per_px):
+            if self._generation(target) != calibration.bank_generation:
+                raise Conflict(
+                    "the memory was refitted while it was being calibrated; calibrate again.",
+                    code="refitted_meanwhile",
+                )
+            self._calibrations.write(target, calibration)
+            self._describe(target, self._banks.read(target), calibration, is_fit=False)
+
+    def samples(
+        self, part: Part, label: Label, samples: Sequence[NewSample], mm_per_px: float | None
+    ) -> list[StoredSample]:
+        """Store samples and lock the recipe's scale, if one is given.
+
+        Raises MmPerPxMismatch, StoreUnavailable; nothing has changed then.
+        """
+        with self._recipe(part.recipe_id), self._scale(part.recipe_id, mm_per_px):
+            return self._datasets.add(part, label, samples)
+
+    def scale(self, recipe_id: str, mm_per_px: float) -> None:
+        """Lock the recipe's scale, or compare with its lock.
+
+        Raises MmPerPxMismatch.
+        """
+        if self._recipes.mm_per_px(recipe_id) is not None:
+            self._recipes.check(recipe_id, mm_per_px)
+            return
+        with self._recipe(recipe_id):
+            self._recipes.lock(recipe_id, mm_per_px)
+
+    def check_scale(self, recipe_id: str, mm_per_px: float) -> None:
+        """Compare with the recipe's lock, if it has one; locks nothing.
+
+        Raises MmPerPxMismatch.
+        """
+        self._recipes.check(recipe_id, mm_per_px)
+
+    def _recipe(self, recipe_id: str) -> contextlib.AbstractContextManager[None]:
+        return self._store.lock(f"recipe-{recipe_id}")
+
+    @contextlib.contextmanager
+    def _scale(self, recipe_id: str, mm_per_px: float | None) -> Iterator[None]:
+        if mm_per_px is None:
+            yield
+            return
+        was_locked = self._recipes.mm_per_px(recipe_id) is not None
+        self._recipes.lock(recipe_id, mm_per_px)
+        try:
+            yield
+        except PatchlightError:
+            if not was_locked:
+                self._recipes.unlock(recipe_id)
+            raise
+
+    def _describe(
+        self, target: Target, record: BankRecord, calibration: Calibration | None, *, is_fit: bool
+    ) -> None:
+        glance = glance_at(target, record, calibration)
+        # A convenience beside the truth: a fit that is committed must not fail for it.
+        try:
+            self._banks.describe(target, glance, fit_line=glance if is_fit else None)
+        except (PatchlightError, OSError) as error:
+            _log.warning("manifest.not_written", target=target.stem, error=str(error))
+
+    def _generation(self, target: Target) -> int:
+        try:
+            return self._banks.read(target).metadata.generation
+        except NotFound:
+            return 0
+
+
+def glance_at(target: Target, record: BankRecord, calibration: Calibration | None) -> dict[str, Any]:
+    """Describe a bank in a few lines, for people who look into the store."""
+    metadata = record.metadata
+    return {
+        "role_id": target.part.role_id,
+        "roi_id": target.part.roi_id,
+        "recipe_id": target.part.recipe_id,
+        "model_key": target.model_key,
+        "bank_generation": metadata.generation,
+        "model_version": metadata.model_version,
+        "last_fit_at": metadata.fit_started_at,
+        "fit_duration_s": metadata.fit_duration_s,
+        "n_embeddings": metadata.n_embeddings,
+        "coreset_size": len(record.embeddings),
+        "token_shape": list(record.grid),
+        "mm_per_px": metadata.mm_per_px,
+        "samples": len(metadata.sample_sha256),
+        "last_calibration_at": calibration.calibrated_at if calibration else None,
+        "threshold": calibration.threshold if calibration else None,
+        "operator_last": (calibration.operator_id if calibration else None) or metadata.operator_id,
+        "notes": metadata.notes,
+    }

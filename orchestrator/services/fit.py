@@ -1,0 +1,217 @@
+"""Fitting: from OK photographs to a new generation of a target's memory bank."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from orchestrator.domain.backbone import BackboneSpec
+from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.identity import Target
+from orchestrator.domain.samples import NewSample, StoredSample
+from orchestrator.errors import InvalidInput, NotEnoughSamples
+from orchestrator.features.base import CallContext
+from orchestrator.features.preprocess import sniff_format
+from orchestrator.services.backbones import Backbones
+from orchestrator.services.banks import Banks
+from orchestrator.services.calibrate import Calibrator, Recipe
+from orchestrator.services.commit import Committer
+from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
+from orchestrator.services.folds import build_memory
+from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.samples import ReadSample, SampleReader
+from orchestrator.storage.activity import ActivityStore
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own."""
+
+    target: Target
+    mm_per_px: float
+    images: Sequence[Photograph] = ()
+    use_dataset: bool = False
+    memory_fit: bool = False
+    shape: RawShape = None
+    operator_id: str | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """The committed generation."""
+
+    record: BankRecord
+    samples: list[StoredSample]
+    recalibrated: bool
+    calibration: Calibration | None
+
+
+class Fitter:
+    """Builds memory banks."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        backbones: Backbones,
+        banks: Banks,
+        reader: SampleReader,
+        committer: Committer,
+        calibrator: Calibrator,
+        activity: ActivityStore,
+        gate: FitGate,
+        *,
+        coreset_rate: float,
+        min_ok_samples: int,
+    ) -> None:
+        self._embedder = embedder
+        self._backbones = backbones
+        self._banks = banks
+        self._reader = reader
+        self._committer = committer
+        self._calibrator = calibrator
+        self._activity = activity
+        self._gate = gate
+        self._coreset_rate = coreset_rate
+        self._min_ok_samples = min_ok_samples
+
+    async def fit(self, request: FitRequest, context: CallContext) -> FitResult:
+        """Fit and commit; nothing changes unless it succeeds.
+
+        Raises InvalidInput, InvalidImage, TooLarge, NotEnoughSamples, MmPerPxMismatch, Overloaded, and what the
+        extractor and the store raise.
+        """
+        if not request.images and not request.use_dataset:
+            raise NotEnoughSamples("images: No images provided; post at least one, or send use_dataset=true.")
+        await asyncio.to_thread(self._committer.check_scale, request.target.part.recipe_id, request.mm_per_px)
+        async with self._gate.enter(request.target.part.label) as progress:
+            return await self._fit(request, context, progress)
+
+    async def _fit(self, request: FitRequest, context: CallContext, progress: FitProgress) -> FitResult:
+        started_at, started = datetime.now(UTC), time.perf_counter()
+        spec = await asyncio.to_thread(self._backbones.current)
+        posted = await self._embedder.pool.run(_posted, request)
+        photographs, digests = await asyncio.to_thread(self._gather, request, posted)
+        embedded = await self._embedder.embed(
+            photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
+        )
+        rate = 1.0 if request.memory_fit else self._coreset_rate
+        record = await self._embedder.pool.run_fit(
+            _build, request, spec, embedded, digests, rate, self._coreset_rate, started_at, started, progress
+        )
+        recipe = await asyncio.to_thread(self._recalibration, request.target)
+        evidence = None
+        if recipe is not None:
+            pending = [
+                ReadSample(Photograph(image.data, image.name, request.shape), image.name, sample.sha256, None)
+                for image, sample in zip(request.images, posted, strict=True)
+            ]
+            known = dict(zip(digests, embedded, strict=True))
+            evidence = await self._calibrator.evidence(
+                request.target, record, spec, recipe, context, pending=pending, known=known
+            )
+
+        def calibrate(generation: int) -> Calibration | None:
+            return evidence.at(generation) if evidence is not None else None
+
+        committed, calibration, samples = await asyncio.to_thread(
+            self._committer.fit, request.target, record, posted, calibrate
+        )
+        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        await asyncio.to_thread(self._activity.completed, finished_at, len(committed.embeddings))
+        return FitResult(committed, samples, calibration is not None, calibration)
+
+    def _gather(self, request: FitRequest, posted: Sequence[NewSample]) -> tuple[list[Photograph], list[str]]:
+        photographs: dict[str, Photograph] = {}
+        if request.use_dataset:
+            for stored in self._reader.all(request.target.part, "ok", request.shape):
+                photographs.setdefault(stored.sha256, stored.photograph)
+        for image, sample in zip(request.images, posted, strict=True):
+            photographs.setdefault(sample.sha256, Photograph(image.data, image.name, request.shape))
+        if request.use_dataset and len(photographs) < self._min_ok_samples:
+            raise NotEnoughSamples(
+                f"Insufficient OK samples: need at least {self._min_ok_samples}, found {len(photographs)}. "
+                "Upload more with /datasets/ok/upload."
+            )
+        return list(photographs.values()), list(photographs)
+
+    def _recalibration(self, target: Target) -> Recipe | None:
+        bank = self._banks.find(target)
+        calibration = self._banks.in_force(target, bank) if bank is not None else None
+        if calibration is None:
+            return None
+        return Recipe(
+            calibration.score_percentile,
+            calibration.area_mm2_thr,
+            calibration.mm_per_px,
+            operator_id=calibration.operator_id,
+            notes=calibration.notes,
+        )
+
+
+def _posted(request: FitRequest) -> list[NewSample]:
+    posted = []
+    for image in request.images:
+        image_format = sniff_format(image.data, image.name)
+        meta: dict[str, Any] = {"mm_per_px": request.mm_per_px, "source": "fit_ok"}
+        if request.shape is not None:
+            meta["shape_json"] = request.shape
+        meta.update({k: v for k in ("operator_id", "notes") if (v := getattr(request, k)) is not None})
+        digest = hashlib.sha256(image.data).hexdigest()
+        posted.append(NewSample(image.data, digest, image_format, meta))
+    return posted
+
+
+def _build(
+    request: FitRequest,
+    spec: BackboneSpec,
+    embedded: Sequence[Embedded],
+    digests: Sequence[str],
+    rate: float,
+    requested_rate: float,
+    started_at: datetime,
+    started: float,
+    progress: FitProgress,
+) -> BankRecord:
+    memory, kept, n_embeddings = build_memory(embedded, rate, lambda share: progress.part(0.5, 0.9, share))
+    sample_of = np.repeat(np.arange(len(embedded)), [int(e.patches.sum()) for e in embedded])
+    patch_of = np.concatenate([np.flatnonzero(e.patches) for e in embedded])
+    if memory.embeddings.shape[1] != spec.dim:
+        raise InvalidInput(
+            f"tokens have {memory.embeddings.shape[1]} dimensions, the manifest says {spec.dim}"
+        )
+    extra: dict[str, Any] = {"memory_fit": request.memory_fit}
+    if request.shape is not None:
+        extra["shape_json"] = request.shape
+    metadata = BankMetadata(
+        generation=0,
+        backbone=spec.name,
+        backbone_version=spec.version,
+        fingerprint=spec.fingerprint,
+        n_embeddings=n_embeddings,
+        coreset_rate_requested=requested_rate,
+        coreset_rate_applied=rate,
+        mm_per_px=request.mm_per_px,
+        fit_started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        fit_duration_s=time.perf_counter() - started,
+        sample_sha256=tuple(digests),
+        from_dataset=request.use_dataset,
+        operator_id=request.operator_id,
+        notes=request.notes,
+        extra=extra,
+    )
+    return BankRecord(
+        memory.embeddings.astype(np.float16),
+        spec.grid,
+        metadata,
+        sample_of[kept].astype(np.int64),
+        patch_of[kept].astype(np.int64),
+    )

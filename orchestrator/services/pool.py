@@ -1,0 +1,44 @@
+"""The sized thread pools that numerics run in, so that the event loop never computes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class NumericsPool:
+    """One pool for inspections and one thread for fits, so that a long coreset never holds up the line.
+
+    BLAS gets one thread a call: parallelism comes from requests, and results don't depend on the machine.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self._limits = threadpool_limits(limits=1, user_api="blas")
+        self._inspect = ThreadPoolExecutor(self.threads, thread_name_prefix="inspect")
+        self._fit = ThreadPoolExecutor(1, thread_name_prefix="fit")
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute for an inspection."""
+        return await self._submit(self._inspect, function, *args, **kwargs)
+
+    async def run_fit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute for a fit or a calibration."""
+        return await self._submit(self._fit, function, *args, **kwargs)
+
+    def close(self) -> None:
+        """Let what runs end, start nothing more."""
+        self._inspect.shutdown(wait=True, cancel_futures=True)
+        self._fit.shutdown(wait=True, cancel_futures=True)
+
+    async def _submit(
+        self, executor: ThreadPoolExecutor, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))

@@ -1,0 +1,138 @@
+"""Memory banks as `.npz`: the commit point of a fit, always whole.
+
+Layout: contract A6. A bank without our fingerprint at its place is a legacy one (B1.3: emb, token_h, token_w).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.identity import Target
+from orchestrator.errors import StoreCorrupt
+from orchestrator.storage import jsonfiles
+from orchestrator.storage.files import ETag, FileStore
+
+_NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+class BankStore:
+    """Reads and writes `<stem>.npz` and the conveniences beside it."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    def etag(self, target: Target) -> ETag | None:
+        """Give a value that changes with every commit; None where there is no bank."""
+        return self._store.etag(_key(target))
+
+    def read(self, target: Target) -> BankRecord:
+        """Read the current bank.
+
+        Raises NotFound, StoreCorrupt, StoreUnavailable.
+        """
+        key = _key(target)
+        return decode_bank(self._store.read(key), key)
+
+    def write(self, target: Target, record: BankRecord) -> None:
+        """Commit a bank; the caller holds the target's lock.
+
+        Raises StoreUnavailable.
+        """
+        self._store.write(_key(target), encode_bank(record))
+
+    def describe(
+        self, target: Target, manifest: dict[str, Any], fit_line: dict[str, Any] | None = None
+    ) -> None:
+        """Write what people read at a glance: the manifest, and one line a fit. Never read back as truth."""
+        self._store.write(f"{target.stem}_manifest.json", jsonfiles.dump(manifest))
+        if fit_line is not None:
+            path = self._store.path(f"{target.stem}_fit.log")
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(fit_line, ensure_ascii=False) + "\n")
+
+    def fitted_pairs(self, recipe_id: str) -> list[str]:
+        """List the pair names of all banks of a recipe, whatever their model key, sorted."""
+        root = f"recipes/{recipe_id}"
+        pairs: set[str] = set()
+        for folder in self._store.folders(root):
+            pairs.update(n[:-4] for n in self._store.names(f"{root}/{folder}") if n.endswith(".npz"))
+        return sorted(pairs)
+
+
+def encode_bank(record: BankRecord) -> bytes:
+    """Pack a bank; embeddings as float16, metadata as JSON text."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        emb=record.embeddings.astype(np.float16, copy=False),
+        token_h=np.int64(record.grid[0]),
+        token_w=np.int64(record.grid[1]),
+        row_sample=record.row_sample,
+        row_patch=record.row_patch,
+        metadata=np.array(json.dumps(asdict(record.metadata), ensure_ascii=False, allow_nan=False)),
+    )
+    return buffer.getvalue()
+
+
+def decode_bank(data: bytes, key: str) -> BankRecord:
+    """Unpack a bank, ours or a legacy one.
+
+    Raises StoreCorrupt where the bytes are none.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            embeddings = np.asarray(archive["emb"])
+            grid = int(archive["token_h"]), int(archive["token_w"])
+            text = str(archive["metadata"]) if "metadata" in archive else "{}"
+            ours = "row_sample" in archive and "row_patch" in archive
+            row_sample = archive["row_sample"].astype(np.int64) if ours else _NO_ROWS
+            row_patch = archive["row_patch"].astype(np.int64) if ours else _NO_ROWS
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreCorrupt(f"{key}: cannot be read as a memory bank: {error}") from error
+    if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.dtype.kind != "f" or min(grid) < 1:
+        raise StoreCorrupt(f"{key}: embeddings {embeddings.dtype} {embeddings.shape}, grid {grid}")
+    metadata = _metadata(text, len(embeddings), key)
+    return BankRecord(embeddings.astype(np.float16), grid, metadata, row_sample, row_patch)
+
+
+def _metadata(text: str, rows: int, key: str) -> BankMetadata:
+    try:
+        content = json.loads(text or "{}")
+    except ValueError as error:
+        raise StoreCorrupt(f"{key}: metadata is not JSON") from error
+    if not isinstance(content, dict) or not content.get("fingerprint"):
+        return legacy_metadata(rows, content if isinstance(content, dict) else {})
+    try:
+        digests = tuple(str(d) for d in content.pop("sample_sha256"))
+        return BankMetadata(**content, sample_sha256=digests)
+    except (KeyError, TypeError) as error:
+        raise StoreCorrupt(f"{key}: metadata cannot be read: {error}") from error
+
+
+def legacy_metadata(rows: int, content: dict[str, Any]) -> BankMetadata:
+    """Describe a bank that another generation of servers wrote."""
+    return BankMetadata(
+        generation=0,
+        backbone=None,
+        backbone_version=None,
+        fingerprint=None,
+        n_embeddings=rows,
+        coreset_rate_requested=1.0,
+        coreset_rate_applied=1.0,
+        mm_per_px=None,
+        fit_started_at=None,
+        fit_duration_s=0.0,
+        source="legacy",
+        extra=content,
+    )
+
+
+def _key(target: Target) -> str:
+    return f"{target.stem}.npz"
