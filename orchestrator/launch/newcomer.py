@@ -1,0 +1,178 @@
+"""`make run`: everything from an empty checkout to a served API with a demo in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from orchestrator.demo.drawing import draw_set
+from orchestrator.demo.photographs import Photograph, PhotographFolder, read_folder, write_drawn_set
+from orchestrator.demo.report import print_report
+from orchestrator.demo.run import MM_PER_PX, DemoReport, run_demo
+from orchestrator.errors import FeaturesUnavailable, InvalidInput
+from orchestrator.launch.api import serve_api
+from orchestrator.launch.backbone import Prepared, prepare_backbone
+from orchestrator.runtime import build_runtime
+from orchestrator.settings import Settings
+from orchestrator.telemetry import configure_logging
+from orchestrator.twin.process import TritonServer, serve_repository
+
+DEMO_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is running: settings that point at it, and the Triton that was started, if one was."""
+
+    settings: Settings
+    prepared: Prepared
+    triton: TritonServer | None
+
+
+def run(settings: Settings, console: Console) -> None:
+    """Prepare, demonstrate where the store is empty, then serve until SIGINT or SIGTERM."""
+    configure_logging(settings.log_level)
+    with _terminable(), started(settings, console) as machine:
+        examples: tuple[Photograph, Photograph] | None = None
+        if is_empty(machine.settings):
+            report = demonstrate(
+                machine, drawn_folder(machine.settings, console), console, title="Patchlight demo"
+            )
+            examples = _examples(report)
+        _warn(machine, console)
+        serve_api(machine.settings, lambda url: _announce(url, machine, examples, console))
+
+
+def demo(settings: Settings, images: Path | None, console: Console) -> DemoReport:
+    """Run the demo on drawn parts, or on a folder of photographs, and stop."""
+    with _terminable(), started(settings, console) as machine:
+        folder = read_folder(images) if images is not None else drawn_folder(machine.settings, console)
+        title = "Patchlight demo" if images is None else f"Patchlight: {images.resolve().name}"
+        report = demonstrate(machine, folder, console, title=title)
+        _warn(machine, console)
+        return report
+
+
+@contextlib.contextmanager
+def started(settings: Settings, console: Console) -> Iterator[Machine]:
+    """Have a backbone and, unless one is named in the settings, a Triton of our own; stop it at the end."""
+    prepared = prepare_backbone(settings, lambda text: console.print(text, soft_wrap=True))
+    chosen = settings.model_copy(update={"backbone": prepared.spec.name})
+    if settings.triton_url is not None:
+        yield Machine(chosen, prepared, None)
+        return
+    try:
+        console.print("Starting Triton ...")
+        cores = len(os.sched_getaffinity(0))
+        triton = serve_repository(
+            settings.model_repository, [prepared.spec.name], triton_home=settings.triton_home, threads=cores
+        )
+    except FeaturesUnavailable as error:
+        console.print(
+            f"*** Triton cannot run here: {error.message} Features are computed in process instead. ***"
+        )
+        yield Machine(chosen, prepared, None)
+        return
+    with triton:
+        console.print(f"Triton serves {prepared.spec.label} on {triton.grpc_url}")
+        yield Machine(chosen.model_copy(update={"triton_url": triton.grpc_url}), prepared, triton)
+
+
+def is_empty(settings: Settings) -> bool:
+    """Say whether nothing was ever fitted in this data root."""
+    recipes = settings.recipes_root / "recipes"
+    return not any(recipes.glob("*/*/*.npz"))
+
+
+def drawn_folder(settings: Settings, console: Console) -> PhotographFolder:
+    """Draw the demo's photographs once, as real files."""
+    root = settings.data_root / "demo" / "ring"
+    with contextlib.suppress(InvalidInput):
+        return read_folder(root)
+    console.print("Drawing the demo's photographs ...")
+    return write_drawn_set(draw_set(DEMO_SEED), root)
+
+
+def demonstrate(machine: Machine, folder: PhotographFolder, console: Console, *, title: str) -> DemoReport:
+    """Run the demo in this process, with a progress bar, and print its report."""
+    sheet = (
+        machine.settings.data_root / "demo" / f"{folder.root.resolve().name}-{machine.prepared.spec.name}.png"
+    )
+
+    async def work(progress: Callable[[str, float], None]) -> DemoReport:
+        runtime = build_runtime(machine.settings)
+        try:
+            runtime.backbones.settle()
+            return await run_demo(runtime, folder, sheet, progress, title=title)
+        finally:
+            await runtime.close()
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks = {stage: bars.add_task(stage, total=1.0) for stage in ("fit", "calibrate", "inspect", "draw")}
+        report = asyncio.run(work(lambda stage, share: bars.update(tasks[stage], completed=share)))
+    print_report(report, console)
+    return report
+
+
+def _examples(report: DemoReport) -> tuple[Photograph, Photograph]:
+    good = next(j for j in report.judged if j.truth == "good")
+    bad = max((j for j in report.judged if j.truth == "bad"), key=lambda j: j.verdict.score)
+    return good.photograph, bad.photograph
+
+
+def _warn(machine: Machine, console: Console) -> None:
+    spec = machine.prepared.spec
+    if spec.reason:
+        console.print(f"*** {spec.name}: {spec.reason}. ***", soft_wrap=True)
+    if machine.prepared.advice:
+        console.print(machine.prepared.advice, soft_wrap=True)
+
+
+def _announce(
+    url: str, machine: Machine, examples: tuple[Photograph, Photograph] | None, console: Console
+) -> None:
+    console.print(
+        f"\nPatchlight answers on {url} (documentation: {url}/docs). Ctrl-C ends it.", soft_wrap=True
+    )
+    key = ' -H "X-API-Key: $BACKEND_API_KEY"' if machine.settings.api_key else ""
+    lines = [f"curl -s {url}/health"]
+    found = examples or _stored_examples(machine.settings)
+    if found is not None:
+        lines = [
+            f"curl -s{key} -F role_id=Demo -F roi_id=ring -F mm_per_px={MM_PER_PX} -F recipe_id=demo "
+            f"-F include_heatmap=false -F image=@{photograph.path.resolve()} {url}/infer"
+            for photograph in found
+        ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _stored_examples(settings: Settings) -> tuple[Photograph, Photograph] | None:
+    root = settings.data_root / "demo" / "ring"
+    if not root.is_dir() or not any((settings.recipes_root / "recipes" / "demo" / "ring").glob("*.npz")):
+        return None
+    folder = read_folder(root)
+    return folder.good_test[0], folder.bad[0]
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    # Before the API's own handlers are in place, SIGTERM must unwind like Ctrl-C, or Triton would be left behind.
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

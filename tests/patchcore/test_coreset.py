@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import InvalidInput
+from orchestrator.patchcore.coreset import cover_radius, select_coreset
+from tests.reference import clustered, distance_table, greedy_k_center
+
+
+def first_centre(n: int, seed: int = 0) -> int:
+    return int(np.random.default_rng(seed).integers(0, n))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 60),
+    dim=st.integers(1, 4),
+    reach=st.integers(0, 4),
+    offset=st.sampled_from([0, 500]),
+    rate=st.floats(0.001, 1, exclude_max=True),
+    seed=st.integers(0, 100),
+)
+def test_whole_number_rows_are_picked_in_the_order_of_plain_greedy(
+    n: int, dim: int, reach: int, offset: int, rate: float, seed: int
+) -> None:
+    # Whole numbers make every distance exact, so ties and duplicates are real ones.
+    rows = np.random.default_rng(seed).integers(-reach, reach + 1, (n, dim)) + offset
+    embeddings = rows.astype(np.float32)
+    count = math.ceil(n * rate)
+    expected = greedy_k_center(embeddings, count, first_centre(n, seed)) if count < n else list(range(n))
+    assert select_coreset(embeddings, rate, seed=seed).tolist() == expected
+
+
+@pytest.mark.parametrize(("dim", "reach"), [(1, 2), (2, 20), (3, 6), (4, 100)])
+def test_ties_across_blocks_go_to_the_lowest_row(dim: int, reach: int) -> None:
+    rows = np.random.default_rng(dim).integers(-reach, reach + 1, (1500, dim)).astype(np.float32)
+    assert select_coreset(rows, 0.2).tolist() == greedy_k_center(rows, 300, first_centre(1500))
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "clusters", "rate"),
+    [(3000, 48, 30, 0.1), (3000, 8, 3000, 0.3), (2500, 96, 2, 0.5), (4000, 16, 40, 0.01)],
+)
+def test_clustered_rows_are_picked_as_by_plain_greedy(n: int, dim: int, clusters: int, rate: float) -> None:
+    rows = clustered(n, dim, clusters, seed=n + dim)
+    expected = greedy_k_center(rows, math.ceil(n * rate), first_centre(n))
+    assert set(select_coreset(rows, rate).tolist()) == set(expected)
+
+
+def test_rows_of_any_norm_far_from_the_origin_are_picked_as_by_plain_greedy() -> None:
+    rows = (clustered(1200, 12, 10, seed=1) * np.linspace(0.1, 5, 1200)[:, None] + 300).astype(np.float32)
+    assert set(select_coreset(rows, 0.1).tolist()) == set(greedy_k_center(rows, 120, first_centre(1200)))
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
+    rows = clustered(1024, 16, 10, seed=0)
+    assert select_coreset(rows, 0.05).tolist() == select_coreset(rows, 0.05).tolist()
+    assert select_coreset(rows, 0.05, seed=1).tolist() != select_coreset(rows, 0.05).tolist()
+
+
+def test_the_first_centre_of_1024_rows_is_871() -> None:
+    assert select_coreset(clustered(1024, 4, 2, seed=0), 0.01)[0] == 871
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "count"), [(1, 0.001, 1), (1, 1.0, 1), (10, 0.01, 1), (10, 0.11, 2), (999, 0.1, 100)]
+)
+def test_the_count_is_the_rate_rounded_up_and_at_least_one(n: int, rate: float, count: int) -> None:
+    selected = select_coreset(clustered(n, 4, 2, seed=0), rate)
+    assert selected.shape == (count,)
+    assert selected.dtype == np.int64
+
+
+def test_rate_one_keeps_every_row_in_its_order() -> None:
+    np.testing.assert_array_equal(select_coreset(clustered(500, 4, 2, seed=0), 1.0), np.arange(500))
+
+
+@pytest.mark.parametrize("distinct", [5, 40])
+def test_duplicates_come_after_every_distinct_row_from_the_lowest(distinct: int) -> None:
+    rows = np.repeat(clustered(distinct, 384, distinct, seed=3), 50, axis=0)
+    selected = select_coreset(rows, 0.05 if distinct == 40 else 0.1).tolist()
+    first = selected[:distinct]
+    assert {i // 50 for i in first} == set(range(distinct))
+    left = [i for i in range(len(rows)) if i not in first]
+    assert selected[distinct:] == left[: len(selected) - distinct]
+    assert cover_radius(rows, np.array(first)) == 0
+
+
+def test_equal_rows_fill_up_in_order() -> None:
+    rows = np.ones((1000, 8), dtype=np.float32)
+    first = first_centre(1000)
+    assert select_coreset(rows, 0.01).tolist() == [first, *range(9)]
+
+
+def test_more_rows_never_cover_worse() -> None:
+    rows = clustered(2000, 24, 50, seed=5)
+    radii = [cover_radius(rows, select_coreset(rows, rate)) for rate in (0.01, 0.05, 0.2, 1.0)]
+    assert radii == sorted(radii, reverse=True)
+    assert radii[-1] == 0
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 100))
+def test_cover_radius_is_the_farthest_rows_distance(n: int, dim: int, seed: int) -> None:
+    rows = clustered(n, dim, 4, seed)
+    selected = np.random.default_rng(seed).permutation(n)[: max(1, n // 3)]
+    naive = distance_table(rows, rows[selected]).min(axis=1).max()
+    assert cover_radius(rows, selected) == pytest.approx(naive, abs=1e-6)
+
+
+def test_progress_rises_to_one() -> None:
+    seen: list[float] = []
+    select_coreset(clustered(2000, 8, 20, seed=0), 0.3, progress=seen.append)
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_selection_needs_no_table_of_rows_and_centres() -> None:
+    rows = clustered(20_000, 32, 40, seed=7)
+    tracemalloc.start()
+    select_coreset(rows, 0.05)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 2**20, "the table of 20,000 x 1,000 would be 76 MiB"
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.01, math.nan, math.inf])
+def test_a_rate_out_of_range_is_refused(rate: float) -> None:
+    with pytest.raises(InvalidInput, match="coreset rate"):
+        select_coreset(clustered(5, 4, 1, seed=0), rate)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.empty((0, 4), np.float32),
+        np.ones(4, np.float32),
+        np.full((3, 4), np.nan, np.float32),
+        np.full((3, 4), np.inf, np.float32),
+        np.full((3, 4), 3e38, np.float32),
+    ],
+)
+def test_rows_without_a_distance_are_refused(rows: np.ndarray) -> None:
+    with pytest.raises(InvalidInput, match="coreset"):
+        select_coreset(rows, 0.5)
+
+
+def test_a_cover_by_nothing_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="cover radius"):
+        cover_radius(clustered(5, 4, 1, seed=0), np.empty(0, dtype=np.int64))

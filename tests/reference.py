@@ -1,0 +1,144 @@
+"""Naive loop versions of the numerics, in float64: slow, short, and obviously right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.domain.letterbox import Letterbox
+
+Floats = NDArray[np.float64]
+
+
+def clustered(n: int, dim: int, clusters: int, seed: int, spread: float = 0.5) -> NDArray[np.float32]:
+    """Draw (n, dim) float32 unit rows around random unit centres."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((clusters, dim))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    rows = centres[rng.integers(0, clusters, n)] + spread / math.sqrt(dim) * rng.standard_normal((n, dim))
+    return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def greedy_k_center(rows: NDArray[np.float32], count: int, first: int) -> list[int]:
+    """Add the farthest row, one by one; ties go to the lowest row."""
+    exact = rows.astype(np.float64)
+    selected = [first]
+    distances = ((exact - exact[first]) ** 2).sum(axis=1)
+    while len(selected) < count:
+        distances[selected[-1]] = -1
+        farthest = int(np.argmax(distances))
+        selected.append(farthest)
+        distances = np.minimum(distances, ((exact - exact[farthest]) ** 2).sum(axis=1))
+        distances[selected] = -1
+    return selected
+
+
+def distance_table(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> Floats:
+    """Give every Euclidean distance, (N, M)."""
+    table = np.empty((len(queries), len(rows)))
+    for i, query in enumerate(queries.astype(np.float64)):
+        for j, row in enumerate(rows.astype(np.float64)):
+            table[i, j] = math.sqrt(float(((query - row) ** 2).sum()))
+    return table
+
+
+def patch_touches(mask: NDArray[np.bool_], box: Letterbox, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Intersect every patch's rectangle with every true pixel's, both in crop coordinates."""
+    touched = np.zeros(grid, dtype=np.bool_)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            top = (row * box.canvas[0] / grid[0] - box.top) * box.crop[0] / box.height
+            bottom = ((row + 1) * box.canvas[0] / grid[0] - box.top) * box.crop[0] / box.height
+            left = (column * box.canvas[1] / grid[1] - box.left) * box.crop[1] / box.width
+            right = ((column + 1) * box.canvas[1] / grid[1] - box.left) * box.crop[1] / box.width
+            touched[row, column] = any(
+                min(bottom, y + 1) - max(top, y) > 1e-6 and min(right, x + 1) - max(left, x) > 1e-6
+                for y, x in np.argwhere(mask)
+            )
+    return touched
+
+
+def anomaly_map(
+    distances: NDArray[np.float32], valid: NDArray[np.bool_], box: Letterbox, sigma: float
+) -> Floats:
+    """Fill from the nearest valid patch, read each pixel off its four patches, then blur."""
+    grid = distances.shape
+    places = [(int(r), int(c)) for r, c in np.argwhere(valid)]
+    filled = np.empty(grid)
+    for r in range(grid[0]):
+        for c in range(grid[1]):
+            filled[r, c] = distances[min(places, key=lambda p: (p[0] - r) ** 2 + (p[1] - c) ** 2)]
+    drawn = np.empty(box.crop)
+    for y in range(box.crop[0]):
+        for x in range(box.crop[1]):
+            row = ((y + 0.5) * box.height / box.crop[0] + box.top) * grid[0] / box.canvas[0] - 0.5
+            column = ((x + 0.5) * box.width / box.crop[1] + box.left) * grid[1] / box.canvas[1] - 0.5
+            row, column = min(max(row, 0), grid[0] - 1), min(max(column, 0), grid[1] - 1)
+            r0, c0 = int(row), int(column)
+            r1, c1 = min(r0 + 1, grid[0] - 1), min(c0 + 1, grid[1] - 1)
+            v, u = row - r0, column - c0
+            upper = (1 - u) * filled[r0, c0] + u * filled[r0, c1]
+            lower = (1 - u) * filled[r1, c0] + u * filled[r1, c1]
+            drawn[y, x] = (1 - v) * upper + v * lower
+    return gaussian_blur(drawn, sigma)
+
+
+def gaussian_blur(image: Floats, sigma: float) -> Floats:
+    """Blur with a kernel of round(3 sigma) * 2 + 1, mirrored at the border without repeating the edge."""
+    reach = round(3 * sigma)
+    if reach == 0:
+        return image
+    weights = np.array([math.exp(-(k * k) / (2 * sigma * sigma)) for k in range(-reach, reach + 1)])
+    weights /= weights.sum()
+    padded = np.pad(image, reach, mode="reflect") if min(image.shape) > 1 else _pad_thin(image, reach)
+    height, width = image.shape
+    blurred = np.zeros_like(image)
+    for i, a in enumerate(weights):
+        for j, b in enumerate(weights):
+            blurred += a * b * padded[i : i + height, j : j + width]
+    return blurred
+
+
+def _pad_thin(image: Floats, reach: int) -> Floats:
+    for axis in (0, 1):
+        mode = "edge" if image.shape[axis] == 1 else "reflect"
+        image = np.pad(image, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], mode=mode)  # type: ignore[call-overload]
+    return image
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """Interpolate linearly between the two order statistics around q percent."""
+    ordered = sorted(float(v) for v in values)
+    place = (len(ordered) - 1) * q / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def heat_map(anomaly: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Stretch [p1, p99] of the in-mask values to 0..255, pixel by pixel."""
+    inside = [float(v) for v in anomaly[mask]]
+    low, high = percentile(inside, 1), percentile(inside, 99)
+    heat = np.zeros(anomaly.shape, dtype=np.uint8)
+    for y, x in np.argwhere(mask):
+        heat[y, x] = round(min(max((float(anomaly[y, x]) - low) / (high - low), 0), 1) * 255)
+    return heat
+
+
+def components(binary: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Flood-fill the 8-connected sets of true pixels, as (y, x)."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(binary)}
+    found = []
+    while left:
+        stack, part = [left.pop()], set()
+        while stack:
+            y, x = stack.pop()
+            part.add((y, x))
+            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= around
+            stack.extend(around)
+        found.append(part)
+    return found
