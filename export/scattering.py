@@ -1,7 +1,7 @@
-"""A backbone that needs no weights: two-order wavelet scattering of luminance and chroma, pooled to a token grid.
+"""A backbone that needs no weights: two-order wavelet scattering, pooled to a token grid.
 
-Knows float RGB in and tokens out; knows no uint8, no L2 normalisation (`graph.py`), no timm. Nothing here is fitted
-to photographs: filters come from theory, the whitening from synthetic 1/f noise.
+Knows float RGB in and tokens out; knows no uint8, no L2 normalisation (`graph.py`), no timm. Nothing here is
+fitted to photographs: filters come from theory, the whitening from synthetic power-law noise.
 Source: Bruna & Mallat 2013, "Invariant Scattering Convolution Networks".
 """
 
@@ -18,18 +18,31 @@ from export.wavelets import KERNEL, binomial_low_pass, gaussian_windows, halve, 
 
 _ORIENTATIONS = 8
 _OCTAVES = 5
+
 _POOL_SIGMA_CELLS = 0.5
+"""A Gaussian of half a cell: neighbouring windows overlap, so a structure on a cell's border is in both."""
+
 _DARK_OFFSET = 0.1
+"""Added to [0, 1] light before its logarithm: contrast counts relative to brightness (Weber), until the black
+level, where sensor noise would be magnified."""
+
 _LOG_OFFSET = 5e-4
+"""Contrast below which a coefficient counts as none: about an eighth of a grey level at mid-grey."""
+
 _SHRINKAGE = 0.1
+"""Share of the identity in the noise's correlation: directions that noise hardly fills stay bounded, at √10."""
+
 _BIAS = 2.0
+"""A constant coefficient, in units of the length of a token of noise: L2 normalisation then keeps the contrast
+that it would otherwise divide away, and distances stay close to Euclidean ones."""
+
 _NOISE_IMAGES = 12
 
 
 class ScatteringFeatures(nn.Module):
-    """Scattering tokens on a grid.
+    """Scattering tokens on a grid, whitened by noise; deterministic, without parameters.
 
-    input_size: px, both sides, divisible by 16. grid: cells a side. `dim` is the token's length.
+    input_size: px a side, divisible by 16. grid: cells a side. `dim` is the length of a token.
     """
 
     dim: int
@@ -43,13 +56,15 @@ class ScatteringFeatures(nn.Module):
         mean, whitening = _noise_whitening(input_size, grid)
         self.dim = len(mean) + 1
         self.register_buffer("mean", mean)
-        self.register_buffer("whitening", whitening)
-        self.register_buffer("bias", torch.full((1, grid * grid, 1), _BIAS * len(mean) ** 0.5))
+        # A token of noise gets length √(1 + 1/_BIAS²): parity is measured on values near one.
+        self.register_buffer("whitening", whitening / (_BIAS * len(mean) ** 0.5))
+        self.register_buffer("bias", torch.ones(1, grid * grid, 1))
 
     def forward(self, rgb: Tensor) -> Tensor:
         """Compute tokens.
 
-        rgb: (B, 3, H, W) float32 in [0, 1]. Returns (B, grid·grid, dim) float32, row-major, not L2-normalised.
+        rgb: (B, 3, H, W) float32 in [0, 1], H = W = input_size. Returns (B, grid·grid, dim) float32,
+        row-major, not L2-normalised.
         """
         white = (self.scattering(rgb) - self.mean) @ self.whitening
         return torch.cat([white, self.bias.expand(white.shape[0], -1, -1)], dim=2)
@@ -75,15 +90,11 @@ class _LogScattering(nn.Module):
             self.register_buffer(f"windows{octave}", windows)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        linear, positive = self.pooled(rgb)
-        logs = torch.log(positive + _LOG_OFFSET)
-        return torch.cat([linear, logs], dim=1).transpose(1, 2)
-
-    def pooled(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """rgb: (B, 3, H, W). Returns (B, grid·grid, C)."""
-        rgb = torch.log(rgb + _DARK_OFFSET) * (0.5 + _DARK_OFFSET)
-        luminance = (rgb * self.luma).sum(dim=1, keepdim=True)
-        chroma = torch.cat([rgb[:, 2:3] - luminance, rgb[:, 0:1] - luminance], dim=1)
+        """Compute (B, grid·grid, C) from (B, 3, H, W): 3 means, first orders and second orders by octave."""
+        # The factor gives the logarithm the slope of the identity at mid-grey.
+        light = torch.log(rgb + _DARK_OFFSET) * (0.5 + _DARK_OFFSET)
+        luminance = (light * self.luma).sum(dim=1, keepdim=True)
+        chroma = torch.cat([light[:, 2:3] - luminance, light[:, 0:1] - luminance], dim=1)
         linear = self._pool(torch.cat([luminance, chroma], dim=1), 0)
         positive: list[Tensor] = []
         carried: list[Tensor] = []
@@ -102,10 +113,11 @@ class _LogScattering(nn.Module):
             if octave + 1 < _OCTAVES:
                 luminance, chroma = halve(luminance, self.low_pass), halve(chroma, self.low_pass)
                 carried = [halve(planes, self.low_pass) for planes in carried]
-        return linear, torch.cat(positive, dim=1)
+        logs = torch.log(torch.cat(positive, dim=1) + _LOG_OFFSET)
+        return torch.cat([linear, logs], dim=1).transpose(1, 2)
 
     def _modulus(self, planes: Tensor) -> Tensor:
-        """planes: (B, C, H, W). Returns (B, C·orientations, H, W), the orientation running fastest."""
+        """Take (B, C, H, W) to wavelet moduli (B, C·orientations, H, W), the orientation running fastest."""
         channels, height, width = planes.shape[1:]
         margin = KERNEL // 2
         single = functional.pad(planes.reshape(-1, 1, height, width), (margin,) * 4, mode="reflect")
@@ -115,13 +127,16 @@ class _LogScattering(nn.Module):
         return modulus.reshape(-1, channels * _ORIENTATIONS, height, width)
 
     def _pool(self, planes: Tensor, octave: int) -> Tensor:
-        """planes: (B, C, H, W) at an octave. Returns (B, C, grid·grid)."""
+        """Pool planes (B, C, H, W) of an octave to (B, C, grid·grid)."""
         windows = self.get_buffer(f"windows{octave}")
         return (windows @ planes @ windows.T).flatten(start_dim=2)
 
 
 def _relative_orientation_average() -> Tensor:
-    """Average second-order paths over the first orientation: (orientations, orientations²), rows sum to one."""
+    """Build the average of second-order paths over their first orientation, the turn between both kept.
+
+    Returns (orientations, orientations²) float32, rows summing to one.
+    """
     matrix = torch.zeros(_ORIENTATIONS, _ORIENTATIONS, _ORIENTATIONS)
     for first in range(_ORIENTATIONS):
         for turn in range(_ORIENTATIONS):
@@ -131,7 +146,11 @@ def _relative_orientation_average() -> Tensor:
 
 @lru_cache(maxsize=8)
 def _noise_whitening(input_size: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Give mean (C,) and symmetric-shrunk whitening (C, C) of the coefficients over 1/f^a noise."""
+    """Give the mean (C,) and a shrunk symmetric whitening (C, C) of the coefficients over power-law noise.
+
+    Neighbouring scales and orientations overlap, so their raw coefficients repeat each other; after whitening a
+    distance counts what is unlike noise. Symmetric (ZCA), so the sign of an eigenvector cannot matter.
+    """
     scattering = _LogScattering(input_size, grid)
     margin = grid // 8
     rows = []

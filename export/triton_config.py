@@ -15,7 +15,7 @@ Device = Literal["cpu", "gpu"]
 
 MAX_BATCH_SIZE = 8
 # Long enough to let requests that arrive together share a batch, far below one forward pass.
-MAX_QUEUE_DELAY_US = 200
+MAX_QUEUE_DELAY_US = 0
 # Inspection waits seconds at most, then the line is better served by a refusal; a fit may wait for a minute.
 INSPECT_PRIORITY, FIT_PRIORITY = 1, 2
 _QUEUE_SIZE = {INSPECT_PRIORITY: 64, FIT_PRIORITY: 256}

@@ -1,7 +1,7 @@
 """Fixed filters: Morlet wavelets, the pyramid's low-pass and Gaussian pooling windows.
 
-Knows signal processing only: nothing of images, tokens or networks. Every constant is computed, none is learned.
-Source: Bruna & Mallat 2013, "Invariant Scattering Convolution Networks"; Burt & Adelson 1983 for the pyramid.
+Knows signal processing only: nothing of tokens or networks. Every constant is computed, none is learned.
+Source: Bruna & Mallat 2013, "Invariant Scattering Convolution Networks"; Burt & Adelson 1983 (pyramid).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _CENTRE_FREQUENCY = 1.9
-"""Radians per pixel of each octave: above the low-pass's half-band edge, below Nyquist at every orientation."""
+"""Radians per pixel of each octave: above the low-pass's half-band edge, below Nyquist."""
 
 _ENVELOPE_SIGMA = 1.1
 """Pixels along the wave; the ring that the orientations cover is one octave wide."""
@@ -29,8 +29,8 @@ KERNEL = 9
 def morlet_bank(orientations: int) -> Tensor:
     """Build complex Morlet wavelets over half a turn.
 
-    Returns (2·orientations, 1, KERNEL, KERNEL) float32: all real parts, then all imaginary parts; each wavelet has
-    zero mean, so a flat image gives exactly no response, and unit L1 norm, so responses keep the image's units.
+    Returns (2·orientations, 1, KERNEL, KERNEL) float32: all real parts, then all imaginary parts. Each wavelet
+    has zero mean, so a flat image gives no response, and unit L1 norm, so responses keep the image's units.
     """
     radius = KERNEL // 2
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float64)
@@ -50,8 +50,8 @@ def morlet_bank(orientations: int) -> Tensor:
 def gaussian_windows(cells: int, pixels: int, sigma_cells: float) -> Tensor:
     """Build the matrix that pools one image axis to a grid axis.
 
-    Returns (cells, pixels) float32, rows summing to one: a window is cut, not padded, at the border. sigma_cells:
-    standard deviation in grid cells. Any size pools to any grid, so octaves need no integer stride.
+    sigma_cells: standard deviation in grid cells. Returns (cells, pixels) float32, rows summing to one: at the
+    border a window is cut, not padded. Any size pools to any grid, so octaves need no integer stride.
     """
     centres = (np.arange(cells) + 0.5) / cells
     places = (np.arange(pixels) + 0.5) / pixels
@@ -73,5 +73,5 @@ def halve(planes: Tensor, low_pass: Tensor) -> Tensor:
 
 
 def binomial_low_pass() -> Tensor:
-    """Give the five binomial taps, (5,) float32, that sum to one: the smallest low-pass close to a Gaussian."""
+    """Give the five binomial taps, (5,) float32, summing to one: a small low-pass close to a Gaussian."""
     return torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0

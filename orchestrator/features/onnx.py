@@ -42,8 +42,8 @@ _FAILED_RUN = (
 class OnnxExtractor:
     """Runs the repository's graphs here. One batch at a time, on all its threads.
 
-    threads: of one execution. A version is loaded at its first call and kept; a fit sends one batch after another,
-    so an inspection waits for at most one batch of it.
+    threads: of one execution. A version is loaded at its first call and kept; a fit sends one batch after
+    another, so an inspection waits for at most one batch of it.
     """
 
     def __init__(self, repository: ModelRepository, *, threads: int) -> None:

@@ -19,7 +19,8 @@ _Stamp = tuple[int, int, int]
 
 
 class ModelRepository:
-    """The shipped model repository, read on each call; a manifest is parsed again only when its file changed."""
+    """The shipped model repository, read on each call; a manifest is parsed again only when its file
+    changed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -50,8 +51,8 @@ class ModelRepository:
     def spec(self, name: str, version: int | None = None) -> BackboneSpec:
         """Read a version's manifest; the highest version where none is named.
 
-        Raises NotFound where there is no such version; FeatureContractBroken where its manifest cannot be read
-        or speaks of another version.
+        Raises NotFound where there is no such version; FeatureContractBroken where its manifest cannot be
+        read or speaks of another version.
         """
         if version is None:
             version = max(self.versions(name), default=None)

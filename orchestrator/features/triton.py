@@ -33,9 +33,9 @@ _READY_S = 0.9
 class TritonExtractor:
     """Asks Triton for the tokens of one pinned version per call.
 
-    url: `host:port`, or `dns:///name:port` for all replicas behind a name. max_batch: the model's max_batch_size.
-    The channel is made at the first call and belongs to that event loop; a call from another loop makes a new one,
-    so one extractor serves one running loop at a time.
+    url: `host:port`, or `dns:///name:port` for all replicas behind a name. max_batch: the model's
+    max_batch_size. The channel is made at the first call and belongs to that event loop; a call from
+    another loop makes a new one, so one extractor serves one running loop at a time.
     """
 
     def __init__(self, url: str, *, max_batch: int = MAX_BATCH, max_receive_bytes: int = UNLIMITED) -> None:

@@ -23,12 +23,14 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC's own back-off reaches two minutes; a restarted Triton must be found within a second, jitter included.
+    # gRPC's own back-off reaches two minutes; a restarted Triton must be found within a second, jitter
+    # included.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     # Also the limit of one attempt to connect: a caller never waits longer for a host that does not answer.
     ("grpc.min_reconnect_backoff_ms", 500),
-    # A channel to the service sees every replica; on one address it also reconnects without waiting for a call.
+    # A channel to the service sees every replica; on one address it also reconnects without waiting for a
+    # call.
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Two extractors in one process must not share one connection and its failures.
@@ -39,7 +41,8 @@ _CHANNEL_OPTIONS = (
 class TritonConnection:
     """A channel bound to the event loop that made it.
 
-    A version counts as verified until the channel leaves READY: behind a new connection may be another server.
+    A version counts as verified until the channel leaves READY: behind a new connection may be another
+    server.
     """
 
     def __init__(self, url: str, max_receive_bytes: int) -> None:

@@ -1,6 +1,7 @@
 """What a failed Triton call means: gRPC status and message in, our error out.
 
-Queue full, queue time-out, a restricted protocol and a lost server all arrive as UNAVAILABLE, so the message decides.
+Queue full, queue time-out, a restricted protocol and a lost server all arrive as UNAVAILABLE, so the
+message decides.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def classify(error: grpc.aio.AioRpcError) -> Failure:
     said = message.lower()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(DeadlineExceeded("Triton did not answer in time"), retry=False)
+    # Before the messages: gRPC words an answer above its size limit as a removed stream.
+    if code in _BROKEN:
+        return Failure(
+            FeatureContractBroken(f"Triton refuses the call ({code.name}): {message}"), retry=False
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         if "exceeds maximum queue size" in said:
             return Failure(Overloaded("Triton's queue is full"), retry=False)
@@ -59,8 +65,4 @@ def classify(error: grpc.aio.AioRpcError) -> Failure:
         return Failure(FeaturesUnavailable(f"Triton does not serve this version: {message}"), retry=True)
     if code is grpc.StatusCode.CANCELLED or "stream removed" in said:
         return Failure(FeaturesUnavailable(f"Triton dropped the call: {message}"), retry=True)
-    if code in _BROKEN:
-        return Failure(
-            FeatureContractBroken(f"Triton refuses the call ({code.name}): {message}"), retry=False
-        )
     return Failure(FeaturesUnavailable(f"Triton failed ({code.name}): {message}"), retry=False)

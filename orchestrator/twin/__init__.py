@@ -1,1 +1,2 @@
-"""The twin: a real Triton on a machine without Docker, serving the shipped repository's graphs; loopback only."""
+"""The twin: a real Triton on a machine without Docker, serving the shipped repository's graphs; loopback
+only."""

@@ -1,12 +1,14 @@
 """Shorten two naps of Triton's dynamic batcher, in the installed copy of the server.
 
-With a queue policy or priority levels, Triton (seen in 2.51) does not wake its batcher for a request that comes
-while every instance is busy, and may miss the instance that comes free; the request then waits for another one, or
-for the batcher's nap of 500 ms to end. Of two requests 1 ms apart, with nothing behind them, the second took 504 ms
-every other time. No configuration changes that nap, so the copy gets one of 2 ms.
+With a queue policy or priority levels, Triton (seen in 2.51) does not wake its batcher for a request that
+comes while every instance is busy, and may miss the instance that comes free; the request then waits for
+another one, or for the batcher's nap of 500 ms to end. Of two requests 1 ms apart, with nothing behind
+them, the second took 504 ms every other time. No configuration changes that nap, so the copy gets one of 2
+ms.
 
 Source: triton-inference-server/core `dynamic_batch_scheduler.cc` (Enqueue, BatcherThread,
-WaitForPayloadSlotAvailable), `rate_limiter.cc` (PayloadSlotAvailable), `scheduler_utils.cc` (SupportPrefetching).
+WaitForPayloadSlotAvailable), `rate_limiter.cc` (PayloadSlotAvailable), `scheduler_utils.cc`
+(SupportPrefetching).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The process between a program and its Triton: whatever ends the program ends Triton too.
 
-Run as a script by `process.py`: `python guard.py PARENT_PID PREFIX RUN_DIR EXIT_TIMEOUT_S LOG -- tritonserver ...`.
-Prints Triton's pid, then waits. Triton is stopped when the parent is gone by any cause, SIGKILL included, or when
-the guard gets SIGTERM; then its shared memory is removed. A parent-death signal would not do: it is bound to the
-thread that started the child, and leaves the shared memory behind. Imports the standard library only.
+Run as a script by `process.py`: `python guard.py PARENT_PID PREFIX RUN_DIR EXIT_TIMEOUT_S LOG --
+tritonserver ...`. Prints Triton's pid, then waits. Triton is stopped when the parent is gone by any cause,
+SIGKILL included, or when the guard gets SIGTERM; then its shared memory is removed. A parent-death signal
+would not do: it is bound to the thread that started the child, and leaves the shared memory behind. Imports
+the standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
             stdout=output,
             stderr=output,
             process_group=0,
-            preexec_fn=_die_with_guard,  # noqa: PLW1509 - the guard has one thread, so this is safe
+            preexec_fn=_die_with_guard,
         )
     print(triton.pid, flush=True)
     while triton.poll() is None and not stopping and os.getppid() == int(parent):

@@ -1,8 +1,8 @@
 """Put Triton's server binary and the stub's own NumPy into a folder of their own.
 
 Knows the pinned wheels and where this Python keeps its shared library. Knows nothing of models or ports.
-The server is the one inside NVIDIA's `nvidia-pytriton` wheel; that wheel predates Triton's 2025 and 2026 security
-fixes, so what is installed here is for loopback use only.
+The server is the one inside NVIDIA's `nvidia-pytriton` wheel; that wheel predates Triton's 2025 and 2026
+security fixes, so what is installed here is for loopback use only.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class TritonInstallation:
 def install(home: Path = DEFAULT_HOME) -> TritonInstallation:
     """Install the pinned wheels for this Python under `home`, once; later calls only look.
 
-    A killed install leaves only a staging folder, which the next one removes; two at once wait for each other.
+    A killed install leaves only a staging folder, which the next one removes; two at once wait for each
+    other.
 
     Raises FeaturesUnavailable where the machine cannot run it, or pip fails; the sentence says what to do.
     """

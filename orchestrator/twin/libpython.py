@@ -20,7 +20,8 @@ from orchestrator.errors import FeaturesUnavailable
 class Libpython:
     """A shared Python library.
 
-    interpreter: the executable of the same installation; an embedded Python finds its standard library beside it.
+    interpreter: the executable of the same installation; an embedded Python finds its standard library
+    beside it.
     """
 
     library: Path

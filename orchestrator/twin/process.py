@@ -32,8 +32,9 @@ _ATTEMPTS = 3
 class TritonServer:
     """A Triton that serves the twin of a shipped repository; a context manager that stops it.
 
-    repository: as shipped, only read. models: loaded at start; no other is served. threads: for one execution of a
-    graph. log: appended to; by default it goes with the server. Not for use by two threads at once.
+    repository: as shipped, only read. models: loaded at start; no other is served. threads: for one
+    execution of a graph. log: appended to; by default it goes with the server. Not for use by two threads
+    at once.
     """
 
     def __init__(
@@ -90,8 +91,8 @@ class TritonServer:
     def start(self) -> TritonServer:
         """Start on free ports and return once every model answers ready.
 
-        Raises FeaturesUnavailable with the end of the log where Triton ends or is not ready in time; NotFound or
-        FeatureContractBroken where the repository cannot be served.
+        Raises FeaturesUnavailable with the end of the log where Triton ends or is not ready in time;
+        NotFound or FeatureContractBroken where the repository cannot be served.
         """
         try:
             self._write_twin()
@@ -215,7 +216,12 @@ class TritonServer:
         while time.monotonic() < deadline:
             if not self.running:
                 raise FeaturesUnavailable(f"Triton ended while starting:\n{self.log_tail()}")
-            if self._answers_as_itself() and all(self._is_ready(model) for model in self._models):
+            if (
+                self._answers_as_itself()
+                and all(self._is_ready(model) for model in self._models)
+                # The last endpoint to be bound; where that fails Triton ends after it was ready.
+                and b"nv_" in self._get("/metrics", self._ports.metrics)[1]
+            ):
                 return
             time.sleep(0.05)
         raise FeaturesUnavailable(
@@ -224,14 +230,14 @@ class TritonServer:
 
     def _answers_as_itself(self) -> bool:
         # Another server may hold a port that ours failed to get, and would happily answer.
-        status, body = self._get("/v2")
+        status, body = self._get("/v2", self._ports.http)
         return status == http.client.OK and json.loads(body).get("name") == self._id
 
     def _is_ready(self, model: str) -> bool:
-        return self._get(f"/v2/models/{model}/ready")[0] == http.client.OK
+        return self._get(f"/v2/models/{model}/ready", self._ports.http)[0] == http.client.OK
 
-    def _get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(HOST, self._ports.http, timeout=2)
+    def _get(self, path: str, port: int) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(HOST, port, timeout=2)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -276,7 +282,8 @@ def serve_repository(
     repository: as shipped; it is only read. threads: for one execution of the graph, normally the cores.
     Returns a server that is ready; the caller stops it.
 
-    Raises NotFound, FeatureContractBroken (the repository); FeaturesUnavailable (the machine, or Triton's start).
+    Raises NotFound, FeatureContractBroken (the repository); FeaturesUnavailable (the machine, or Triton's
+    start).
     """
     server = TritonServer(
         install(triton_home),

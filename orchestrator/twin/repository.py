@@ -1,7 +1,7 @@
 """Write the twin of a shipped model repository: same contract, other backend.
 
-Knows Triton's config.pbtxt and repository layout. What a client can see (name, tensors, batching, queue policy,
-versions, warm-up, fingerprints) stays as shipped; only what says how the graph is run is replaced.
+Knows Triton's config.pbtxt and repository layout. What a client can see (name, tensors, batching, queue
+policy, versions, warm-up, fingerprints) stays as shipped; only what says how the graph is run is replaced.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def build_twin(
 
     The graphs are linked, not copied. threads: per instance.
 
-    Raises NotFound where a model, its config or a version it names is missing; FeatureContractBroken where the
-    config cannot be parsed.
+    Raises NotFound where a model, its config or a version it names is missing; FeatureContractBroken where
+    the config cannot be parsed.
     """
     for name in models:
         source, folder = shipped.absolute() / name, target / name
@@ -84,16 +84,17 @@ def _run_on_python_backend(config: Any, threads: int, instances: int) -> None:
     ):
         config.ClearField(field)
     config.backend = "python"
-    # Triton runs batcher and backend threads at nice 5 unless told so; on a shared machine requests would wait for
-    # tens of milliseconds behind anything else that computes.
+    # Triton runs batcher and backend threads at nice 5 unless told so; on a shared machine requests would
+    # wait for tens of milliseconds behind anything else that computes.
     config.optimization.priority = model_config_pb2.ModelOptimizationPolicy.PRIORITY_MAX
-    # Triton 2.51 loses count of its free instances when the delay makes it merge batches while a queue policy is in
-    # force, and slows down until the model is reloaded (triton-inference-server/server#8870).
+    # Triton 2.51 loses count of its free instances when the delay makes it merge batches while a queue
+    # policy is in force, and slows down until the model is reloaded (triton-inference-server/server#8870).
     config.dynamic_batching.ClearField("max_queue_delay_microseconds")
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=instances)
     config.parameters["twin.threads"].string_value = str(threads)
 
 
 def _model_source(stub_packages: Path) -> str:
-    # The embedded interpreter ignores PYTHONPATH, so the stub's own NumPy must be put first before anything imports it.
+    # The embedded interpreter ignores PYTHONPATH, so the stub's own NumPy must be put first before anything
+    # imports it.
     return f"import sys\n\nsys.path.insert(0, {str(stub_packages)!r})\nfrom stub_model import TritonPythonModel\n"

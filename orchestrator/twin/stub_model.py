@@ -1,7 +1,7 @@
 """The model that Triton's Python stub runs: the repository's own graph through onnxruntime.
 
-Runs inside the stub's embedded interpreter, beside NumPy 1.26; imports nothing of the orchestrator. Copied into the
-twin repository beside each graph.
+Runs inside the stub's embedded interpreter, beside NumPy 1.26; imports nothing of the orchestrator. Copied
+into the twin repository beside each graph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class TritonPythonModel:
         options = ort.SessionOptions()
         options.intra_op_num_threads = int(config["parameters"]["twin.threads"]["string_value"])
         options.inter_op_num_threads = 1
-        # The orchestrator works on the same cores; spinning threads would take them from it between two batches.
+        # The orchestrator works on the same cores; spinning threads would take them from it between two
+        # batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Resolved, because external weights lie beside the graph itself, not beside the link.
         graph = Path(__file__).with_name("model.onnx").resolve()
@@ -51,7 +52,7 @@ class TritonPythonModel:
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)
             (tokens,) = self._session.run([self._output], {self._input: batch})
-        except Exception as error:  # noqa: BLE001 - whatever the runtime says goes to every caller of this batch
+        except Exception as error:
             for index in live:
                 responses[index] = _refusal(f"onnxruntime: {error}", pb_utils.TritonError.INTERNAL)
             return responses
