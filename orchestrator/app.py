@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from orchestrator import __version__
 from orchestrator.api import errors, health, openapi
 from orchestrator.api.inspection import calibrate, datasets, fit, infer, predict, state
-from orchestrator.api.middleware import CallMiddleware, GuardMiddleware
-from orchestrator.errors import FeaturesUnavailable
+from orchestrator.api.middleware import CallMiddleware, CorsMiddleware, GuardMiddleware
+from orchestrator.errors import PatchlightError
 from orchestrator.runtime import build_runtime
 from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import Metrics, configure_logging
@@ -37,11 +36,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             spec = runtime.backbones.settle()
             announce = _log.warning if spec.reason else _log.info
             announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=spec.reason)
-        except FeaturesUnavailable as error:
-            # Starting all the same: an export or a restarted Triton may come later, and /health says what is missing.
+        except PatchlightError as error:
+            # Starting all the same: an export or a mounted store may come later, and /health says what is missing.
             _log.error("backbone.missing", error=error.message)
-        yield
-        await runtime.close()
+        try:
+            yield
+        finally:
+            await runtime.close()
 
     app = FastAPI(
         title="Patchlight",
@@ -49,17 +50,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Visual inspection: fit from good photographs, calibrate, then ask about every part.",
         lifespan=lifespan,
         redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url=None,
+        # A form may be as large as what it may carry: every image, and a sidecar for each.
+        form_limits={
+            "max_files": chosen.max_images,
+            "max_fields": chosen.max_images + 100,
+            "max_part_size": chosen.max_image_bytes,
+        },
     )
     app.state.metrics = metrics
     for module in (health, fit, calibrate, infer, predict, datasets, state):
         app.include_router(module.router)
-    errors.install(app)
+    errors.install(app, debug=chosen.debug)
     openapi.install(app)
     origins = [o.strip() for o in chosen.cors_origins.split(",") if o.strip()]
     key = chosen.api_key.get_secret_value() if chosen.api_key else None
     app.add_middleware(GuardMiddleware, api_key=key, debug=chosen.debug)
     app.add_middleware(
-        CORSMiddleware,
+        CorsMiddleware,
         allow_origins=origins,
         allow_credentials="*" not in origins,
         allow_methods=["*"],

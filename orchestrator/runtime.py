@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 
 from orchestrator.features.base import FeatureExtractor
+from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
 from orchestrator.services.backbones import Backbones
@@ -50,7 +52,7 @@ class Runtime:
     async def close(self) -> None:
         """Let running work end and release everything."""
         await self.extractor.close()
-        self.pool.close()
+        await asyncio.to_thread(self.pool.close)
 
 
 def build_runtime(settings: Settings) -> Runtime:
@@ -116,12 +118,17 @@ def worker_threads(settings: Settings) -> int:
 
 def _extractor(settings: Settings, repository: ModelRepository, threads: int) -> FeatureExtractor:
     # Imported here: an adapter brings its library, and a process needs one adapter.
-    match settings.triton_url:
-        case None:
-            from orchestrator.features.onnx import OnnxExtractor
+    def make() -> FeatureExtractor:
+        match settings.triton_url:
+            case None:
+                from orchestrator.features.onnx import OnnxExtractor
 
-            return OnnxExtractor(repository, threads=threads)
-        case url:
-            from orchestrator.features.triton import TritonExtractor
+                return OnnxExtractor(repository, threads=threads)
+            case url:
+                from orchestrator.features.triton import TritonExtractor
 
-            return TritonExtractor(url)
+                return TritonExtractor(url)
+
+    if settings.light_import:
+        return DeferredExtractor("triton" if settings.triton_url else "onnxruntime", make)
+    return make()

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from orchestrator.errors import PatchlightError
 
@@ -29,6 +34,17 @@ class SettingsError(PatchlightError):
 def _finite_positive(value: float) -> float:
     if not 0 < value < float("inf"):
         raise ValueError("must be > 0 and finite")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _not_blank(value: SecretStr) -> SecretStr:
+    # A blank key would look like authentication and be none.
+    if not value.get_secret_value().strip():
+        raise ValueError("must not be blank; leave it out to ask for no key")
     return value
 
 
@@ -75,7 +91,9 @@ class Settings(BaseSettings):
     """What `/health` names as the device that features are computed on."""
     coreset_rate: Annotated[float, Field(gt=0, le=1)] = _knob(0.10, "coreset_rate", "PATCHCORE_CORESET_RATIO")
     """Share of the patches that a memory bank keeps."""
-    distance: Literal["euclidean", "cosine"] = _knob("euclidean", "distance", "PATCHCORE_DISTANCE")
+    distance: Annotated[Literal["euclidean", "cosine"], BeforeValidator(_lower)] = _knob(
+        "euclidean", "distance", "PATCHCORE_DISTANCE"
+    )
     """Patch distance: Euclidean between unit vectors, in [0, 2], or 1 - cosine."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = _knob(8, "batch_size", "PATCHCORE_BATCH_SIZE")
     """Images per feature call while fitting."""
@@ -107,7 +125,9 @@ class Settings(BaseSettings):
     """Fits that may wait for their turn per process; more answer 429."""
     threads: Annotated[int, Field(ge=0, le=1024)] = _knob(0, "threads")
     """Numerics threads per process; 0 shares the cores evenly among the workers."""
-    api_key: SecretStr | None = _knob(None, "api_key", "BACKEND_API_KEY")
+    api_key: Annotated[SecretStr, AfterValidator(_not_blank)] | None = _knob(
+        None, "api_key", "BACKEND_API_KEY"
+    )
     """Key that callers must send as `X-API-Key` or `Authorization: Bearer`. Unset, there is no authentication."""
     cors_origins: str = _knob("*", "cors_origins")
     """Comma-separated origins that browsers may call from."""
@@ -116,14 +136,26 @@ class Settings(BaseSettings):
     debug: bool = _knob(False, "debug")
     """Add the trace to the body of a 500."""
     light_import: bool = _knob(False, "light_import")
-    """Keep the feature adapters unimported until their first use."""
-    log_level: Literal["debug", "info", "warning", "error"] = _knob("info", "log_level")
+    """Import the feature adapter (onnxruntime, or gRPC for Triton) at its first use, not at start-up."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _knob(
+        "info", "log_level"
+    )
     """Least severe log line that is written."""
 
     @property
     def recipes_root(self) -> Path:
         """The folder that holds `recipes/`."""
         return self.data_root / self.models_dir
+
+    def as_environment(self) -> dict[str, str]:
+        """Give the same settings as environment variables, for worker processes."""
+        environment = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                environment[f"BDI_{name.upper()}"] = text
+        return environment
 
     @classmethod
     def settings_customise_sources(
@@ -135,7 +167,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank the sources: arguments, environment, YAML."""
-        return init_settings, env_settings, YamlSource(settings_cls)
+        return init_settings, PublishedEnvironment(settings_cls), YamlSource(settings_cls)
+
+
+class PublishedEnvironment(EnvSettingsSource):
+    """Reads the published names only: a stray `DEBUG` or `THREADS` is somebody else's."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Read the environment."""
+        return {k: v for k, v in super().__call__().items() if k not in self.settings_cls.model_fields}
 
 
 class YamlSource(PydanticBaseSettingsSource):

@@ -16,7 +16,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
 def configure_logging(level: str = "info") -> None:
-    """Write every line, the libraries' included, as one JSON object with `ts`, `level` and `event`."""
+    """Write every line, the libraries' included, as one JSON object with `ts`, `level`, `pid` and `event`."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -24,17 +24,17 @@ def configure_logging(level: str = "info") -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)],
+        processors=[*shared, structlog.processors.JSONRenderer(default=str)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _StandardOutput()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+                structlog.processors.JSONRenderer(default=str),
             ],
             foreign_pre_chain=shared,
         )
@@ -50,7 +50,16 @@ def configure_logging(level: str = "info") -> None:
 
 def _stamp(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     event["ts"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    event["pid"] = os.getpid()
     return event
+
+
+class _StandardOutput(logging.Handler):
+    """Writes to whatever standard output is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.flush()
 
 
 class Metrics:

@@ -51,7 +51,7 @@ class ProbeResponse(Closed):
     recipe_id: str
 
 
-@router.get("/", summary="Say that the server is there")
+@router.get("/", name="root", summary="Say that the server is there")
 async def root(call: Annotated[Call, Depends(current_call)]) -> RootResponse:
     """Answer without touching store or model."""
     return RootResponse(
@@ -65,7 +65,10 @@ async def root(call: Annotated[Call, Depends(current_call)]) -> RootResponse:
 
 
 @router.get(
-    "/health", summary="Name the feature model, or say why it is not ready", responses=problems(400, 503)
+    "/health",
+    name="health",
+    summary="Name the feature model, or say why it is not ready",
+    responses=problems(400, 500, 503),
 )
 async def health(
     call: Annotated[Call, Depends(current_call)], runtime: Annotated[Runtime, Depends(current_runtime)]
@@ -87,13 +90,13 @@ async def health(
     )
 
 
-@router.get("/livez", summary="Liveness probe")
+@router.get("/livez", name="livez", summary="Liveness probe")
 async def livez(call: Annotated[Call, Depends(current_call)]) -> ProbeResponse:
     """Answer as long as the process does."""
     return ProbeResponse(status="ok", request_id=call.request_id, recipe_id=call.recipe_id)
 
 
-@router.get("/readyz", summary="Readiness probe", responses=problems(503))
+@router.get("/readyz", name="readyz", summary="Readiness probe", responses=problems(503))
 async def readyz(
     call: Annotated[Call, Depends(current_call)], runtime: Annotated[Runtime, Depends(current_runtime)]
 ) -> ProbeResponse:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api.errors import respond_internal, respond_to
+from orchestrator.api.errors import respond, respond_internal, respond_to
 from orchestrator.api.wire import Call
-from orchestrator.errors import PatchlightError, Unauthorized
+from orchestrator.errors import Unauthorized
 
 OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})
 Observe = Callable[[str, str, int, float], None]
@@ -32,11 +34,9 @@ class CallMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        call = Call(headers.get("x-request-id"), headers.get("x-recipe-id"), headers.get("traceparent"))
-        scope.setdefault("state", {})["call"] = call
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        call = Call(scope)
+        scope.setdefault("state", {})["call"] = call
         started = time.perf_counter()
         status = 0
 
@@ -56,20 +56,45 @@ class CallMiddleware:
             self._finish(scope, call, status, time.perf_counter() - started)
 
     def _finish(self, scope: Scope, call: Call, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        failed = not 200 <= status < 400
         line = {
+            **call.facts,
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "recipe_id": call.recipe_id,
             "elapsed_ms": round(seconds * 1e3, 2),
         }
-        error = scope["state"].get("error")
-        if isinstance(error, PatchlightError):
-            line |= {"error": error.message, "error_code": error.code}
-        (_log.warning if status >= 500 else _log.info)("http.request", **line)
+        if not failed:
+            # Probes come every few seconds, for ever.
+            write = _log.debug if scope["path"] in OPEN_PATHS else _log.info
+            write(f"{call.operation}.response", **line)
+        else:
+            (_log.error if status >= 500 or status == 0 else _log.warning)(f"{call.operation}.error", **line)
         if self._observe is not None:
-            self._observe(route, scope["method"], status, seconds)
+            self._observe(call.route, scope["method"], status, seconds)
+
+
+class CorsMiddleware(CORSMiddleware):
+    """Starlette's, but for a refused preflight: it answers the one problem body too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            asks = "origin" in headers and "access-control-request-method" in headers
+            if scope["method"] == "OPTIONS" and asks:
+                response = self.preflight_response(headers)
+                if response.status_code >= 400:
+                    response = _refused_preflight(scope["state"]["call"], response)
+                await response(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def _refused_preflight(call: Call, response: Response) -> Response:
+    sentence = bytes(response.body).decode() + "; see BDI_CORS_ORIGINS."
+    kept = {k: v for k, v in response.headers.items() if k.startswith("access-control-") or k == "vary"}
+    return respond(call, response.status_code, "cors_refused", sentence, headers=kept)
 
 
 class GuardMiddleware:
@@ -77,7 +102,7 @@ class GuardMiddleware:
 
     def __init__(self, app: ASGIApp, *, api_key: str | None, debug: bool) -> None:
         self._app = app
-        self._api_key = api_key
+        self._api_key = None if api_key is None else api_key.encode()
         self._debug = debug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +111,7 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
             return
         call: Call = scope["state"]["call"]
-        if self._api_key is not None and scope["path"] not in OPEN_PATHS and not self._is_known(scope):
+        if self._api_key is not None and scope["path"] not in OPEN_PATHS and not _knows(scope, self._api_key):
             error = Unauthorized("a valid key is needed; send it as X-API-Key or as Authorization: Bearer.")
             await respond_to(call, error)(scope, receive, send)
             return
@@ -100,14 +125,15 @@ class GuardMiddleware:
         try:
             await self._app(scope, receive, watch)
         except Exception as error:
-            _log.exception("http.failed", path=scope["path"], recipe_id=call.recipe_id)
             if began:
                 raise
             await respond_internal(call, error, debug=self._debug)(scope, receive, send)
 
-    def _is_known(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        sent = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
-        expected = self._api_key or ""
-        return hmac.compare_digest(sent.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
+
+def _knows(scope: Scope, key: bytes) -> bool:
+    headers = Headers(scope=scope)
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    sent = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+    # Header bytes arrive as Latin-1 text; both are always compared.
+    matches = [hmac.compare_digest(candidate.encode("latin-1"), key) for candidate in sent]
+    return any(matches)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
+import structlog
 from fastapi import Header, Request, UploadFile
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
-from orchestrator.domain.identity import DEFAULT_RECIPE, normalise_recipe
+from orchestrator.domain.identity import DEFAULT_RECIPE, Part, Target, normalise_recipe
 from orchestrator.errors import InvalidInput, PatchlightError, TooLarge
 from orchestrator.features.base import CallContext, Priority
 from orchestrator.runtime import Runtime
 from orchestrator.services.embed import Photograph, RawShape
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+MAX_NAME = 255
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_log = structlog.get_logger()
 
 
 class Closed(BaseModel):
@@ -42,19 +48,33 @@ class Problem(Closed):
 
 
 class Call:
-    """One request's identity; the recipe becomes known when its body has been read."""
+    """One request's identity, and what its log lines say; the recipe becomes known when its body has been read."""
 
-    def __init__(self, request_id: str | None, recipe_header: str | None, traceparent: str | None) -> None:
+    def __init__(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        request_id, traceparent = headers.get("x-request-id"), headers.get("traceparent")
         usable = request_id is not None and _REQUEST_ID.fullmatch(request_id)
         self.request_id = request_id if usable and request_id else str(uuid.uuid4())
         self.traceparent = traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
-        self._recipe_header = recipe_header
-        self.recipe_id = DEFAULT_RECIPE
+        self.facts: dict[str, Any] = {}
+        self._scope = scope
+        self._recipe_header = headers.get("x-recipe-id")
         try:
-            self.recipe_id = normalise_recipe(recipe_header)
+            self.recipe_id = normalise_recipe(self._recipe_header)
         except PatchlightError:
             # Refused by the route, in `recipe`; the answer itself still needs a recipe to name.
             self.recipe_id = DEFAULT_RECIPE
+        structlog.contextvars.bind_contextvars(request_id=self.request_id, recipe_id=self.recipe_id)
+
+    @property
+    def route(self) -> str:
+        """The path template of the route, for metrics; `unmatched` where there is none."""
+        return str(getattr(self._scope.get("route"), "path", "unmatched"))
+
+    @property
+    def operation(self) -> str:
+        """What the log's events begin with: the route's name."""
+        return str(getattr(self._scope.get("route"), "name", "http"))
 
     def recipe(self, explicit: str | None = None) -> str:
         """Settle the recipe: body, form or query, then header, then default.
@@ -62,11 +82,45 @@ class Call:
         Raises InvalidRecipe.
         """
         self.recipe_id = normalise_recipe(explicit, self._recipe_header)
+        structlog.contextvars.bind_contextvars(recipe_id=self.recipe_id)
         return self.recipe_id
+
+    def part(self, recipe_id: str | None, role_id: str, roi_id: str) -> Part:
+        """Settle the recipe and name the part that the request is about.
+
+        Raises InvalidRecipe, InvalidIdentifier.
+        """
+        part = Part.of(self.recipe(recipe_id), role_id, roi_id)
+        self._about(role_id=part.role_id, roi_id=part.roi_id)
+        return part
+
+    def target(
+        self, recipe_id: str | None, role_id: str, roi_id: str, model_key: str | None = None
+    ) -> Target:
+        """Settle the recipe and name the target that the request is about.
+
+        Raises InvalidRecipe, InvalidIdentifier.
+        """
+        target = Target.of(self.recipe(recipe_id), role_id, roi_id, model_key or None)
+        self._about(role_id=target.part.role_id, roi_id=target.part.roi_id, model_key=target.model_key)
+        return target
+
+    def note(self, **facts: Any) -> None:
+        """Add to the closing log line; what is None is left out."""
+        self.facts.update({k: v for k, v in facts.items() if v is not None})
+
+    def failed_with(self, code: str, sentence: str) -> None:
+        """Say in the closing log line why the request was refused."""
+        self.note(error_code=code, error=sentence)
 
     def context(self, timeout_s: float, priority: Priority = Priority.INSPECT) -> CallContext:
         """Give what a feature call carries."""
         return CallContext(self.request_id, timeout_s, priority, self.traceparent)
+
+    def _about(self, **ids: str) -> None:
+        structlog.contextvars.bind_contextvars(**ids)
+        if self._scope["method"] == "POST":
+            _log.info(f"{self.operation}.request")
 
 
 def current_call(
@@ -101,13 +155,18 @@ async def read_images(
         raise InvalidInput(f"images: {len(uploads)} were sent; at most {settings.max_images} in one request.")
     images = []
     for upload in uploads:
-        name = upload.filename or "image"
+        name = printable(upload.filename or "image")[:MAX_NAME]
         if upload.size is not None and upload.size > settings.max_image_bytes:
             raise TooLarge(
                 f"{name}: has {upload.size} bytes; at most {settings.max_image_bytes} are accepted."
             )
         images.append(Photograph(await upload.read(), name, shape))
     return images
+
+
+def printable(text: str) -> str:
+    """Escape what UTF-8 cannot carry: lone surrogates, which odd charsets and JSON escapes can bring."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def number(value: float) -> int | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Method = Literal["percentile"]
 
@@ -23,7 +23,8 @@ class Calibration:
     """One calibration of one bank generation.
 
     Scores are image scores in [0, 2]. p99_ok: the `score_percentile`-th percentile of the OK scores, its published
-    name notwithstanding. p5_ng is None without NG scores, ng_mean then 0.0.
+    name notwithstanding. p5_ng is None without NG scores, ng_mean then 0.0. shape: the ROI that stood above the
+    samples' own, as the client wrote it.
     """
 
     bank_generation: int
@@ -45,3 +46,4 @@ class Calibration:
     ng_scores: tuple[float, ...] = ()
     operator_id: str | None = None
     notes: str | None = None
+    shape: str | dict[str, Any] | None = None

@@ -6,6 +6,8 @@ Size limits are enforced from the header, before any pixel is decoded.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +28,27 @@ _BORDER = {
     "edge": cv2.BORDER_REPLICATE,
     "reflect": cv2.BORDER_REFLECT_101,
 }
+# What Pillow's decoders raise on damaged files, besides OSError.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    AttributeError,
+    ZeroDivisionError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+# OpenCV and libpng refuse longer sides.
+MAX_SIDE = 100_000
+# A JPEG that carries further pictures (a preview, a depth map) is a JPEG still.
+_SAME_FORMAT = {"MPO": "JPEG"}
 _REMEDY = "send a whole PNG, JPEG, BMP, TIFF or WebP file."
 
 
@@ -52,8 +75,8 @@ def sniff_format(data: bytes, name: str = "image") -> str:
     """
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
-            return image.format or ""
-    except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, OverflowError) as error:
+            return _format_of(image)
+    except _DAMAGED as error:
         raise InvalidImage(f"{name}: is no image that can be read; {_REMEDY}") from error
 
 
@@ -68,24 +91,17 @@ def decode_image(data: bytes, limits: ImageLimits, name: str = "image") -> Decod
         raise TooLarge(f"{name}: has {len(data)} bytes; at most {limits.max_bytes} are accepted.")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
+            size = f"{image.width} x {image.height}"
             if image.width * image.height > limits.max_pixels:
-                size = f"{image.width} x {image.height}"
                 raise TooLarge(f"{name}: is {size} pixels; at most {limits.max_pixels} are accepted.")
-            return DecodedImage(_to_rgb(_upright(image), name), image.format or "")
+            if max(image.size) > MAX_SIDE:
+                raise TooLarge(f"{name}: is {size} pixels; a side may have at most {MAX_SIDE}.")
+            return DecodedImage(_to_rgb(_upright(image), name), _format_of(image))
     except PatchlightError:
         raise
     except UnidentifiedImageError as error:
         raise InvalidImage(f"{name}: is no image that can be read; {_REMEDY}") from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        IndexError,
-        KeyError,
-        EOFError,
-        OverflowError,
-    ) as error:
+    except _DAMAGED as error:
         raise InvalidImage(f"{name}: the image is damaged or cut short ({error}); {_REMEDY}") from error
     except MemoryError as error:
         raise TooLarge(f"{name}: does not fit in memory.") from error
@@ -123,11 +139,17 @@ def _mirror(length: int, start: int, content: int) -> np.ndarray[tuple[int], np.
     return mirrored
 
 
+def _format_of(image: Image.Image) -> str:
+    name = image.format or ""
+    return _SAME_FORMAT.get(name, name)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except (ValueError, TypeError, KeyError, OSError, SyntaxError):
+    except _DAMAGED:
+        # A damaged EXIF block says nothing of the pixels.
         return image
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.domain.arrays import IndexArray
+from orchestrator.domain.calibration import FalseReject
 from orchestrator.errors import InvalidInput, NotEnoughSamples
 
 NG_PERCENTILE = 5
@@ -36,16 +37,6 @@ class ScoreSummary:
     p5_ng: float | None
     samples_ok: int
     samples_ng: int
-
-
-@dataclass(frozen=True, slots=True)
-class FalseRejectRate:
-    """The share of good parts that a threshold rejects: its mean, and its bound at a confidence, 0 to 1."""
-
-    expected: float
-    upper_bound: float
-    confidence: float
-    n_ok: int
 
 
 def normalise_percentile(value: float) -> float:
@@ -90,7 +81,7 @@ def summarise(ok: Sequence[float], ng: Sequence[float], percentile: float) -> Sc
     return summary
 
 
-def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: float = 0.95) -> FalseRejectRate:
+def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: float = 0.95) -> FalseReject:
     """Say what share of good parts will score at or above the threshold.
 
     With m of n OK scores at or above it, the rate follows Beta(m, n - m + 1) where the threshold is itself
@@ -111,9 +102,9 @@ def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: floa
     alpha, beta = (at_or_above, n - at_or_above + 1) if own else (at_or_above + 1, n - at_or_above)
     if beta == 0:
         # A threshold below every OK score: all the mass is at 1.
-        return FalseRejectRate(1.0, 1.0, confidence, n)
+        return FalseReject(1.0, 1.0, confidence, n)
     upper = float(special.betaincinv(alpha, beta, confidence))
-    return FalseRejectRate(alpha / (alpha + beta), upper, confidence, n)
+    return FalseReject(alpha / (alpha + beta), upper, confidence, n)
 
 
 def fold_of(n: int, k: int, *, seed: int) -> IndexArray:

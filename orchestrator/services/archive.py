@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,6 +13,19 @@ from orchestrator.domain.samples import is_image_name
 from orchestrator.errors import InvalidImage, InvalidInput, PatchlightError, TooLarge
 
 _CHUNK = 1 << 16
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    # An encrypted entry, and a compression of a later format.
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 class Archive:
@@ -24,7 +39,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(file)
             self._entries = [entry for entry in self._zip.infolist() if _is_photograph(entry)]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        except _DAMAGED as error:
             raise InvalidInput(f"zip_file: is no zip archive that can be read ({error}).") from error
         if not self._entries:
             raise InvalidInput("zip_file: holds no image; pack PNG, JPEG, BMP, TIFF or WebP files.")
@@ -52,14 +67,7 @@ class Archive:
                     data += chunk
                     if len(data) > self._max_bytes:
                         return TooLarge(f"{name}: is over {self._max_bytes} bytes once unpacked.")
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            OSError,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
+        except _DAMAGED as error:
             return InvalidImage(f"{name}: cannot be unpacked ({error}).")
         return bytes(data)
 
@@ -73,4 +81,4 @@ def _is_photograph(entry: zipfile.ZipInfo) -> bool:
 
 
 def _base_name(entry: zipfile.ZipInfo) -> str:
-    return entry.filename.replace("\\", "/").rsplit("/", 1)[-1]
+    return entry.filename.replace("\\", "/").rsplit("/", 1)[-1][:255]

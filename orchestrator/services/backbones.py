@@ -33,13 +33,15 @@ class Backbones:
     def settle(self) -> BackboneSpec:
         """Make or confirm the data root's choice, once at start-up.
 
+        A setting that names another backbone than the chosen one, or one whose chosen version is gone, changes it.
+
         Raises FeaturesUnavailable where the repository holds no suitable backbone.
         """
         choice = self._choices.read()
         if choice is None:
             spec = self._first_choice()
             self._choices.write(_choice(spec), replace=False)
-        elif self._wanted is not None and self._wanted != choice.name:
+        elif self._wanted is not None and (self._wanted != choice.name or self._chosen(choice) is None):
             spec = self._newest(self._wanted)
             self._choices.write(_choice(spec), replace=True)
             _log.warning("backbone.changed", previous=choice.name, backbone=spec.name, version=spec.version)
@@ -53,8 +55,8 @@ class Backbones:
         choice = self._choices.read()
         if choice is None:
             return self.settle()
-        spec = self._repository.find(choice.fingerprint)
-        if spec is None or spec.name != choice.name:
+        spec = self._chosen(choice)
+        if spec is None:
             raise FeaturesUnavailable(
                 f"backbone {choice.name}/{choice.version}@{choice.fingerprint[:12]} is not in the model repository; "
                 f"export it again, or choose another one with BDI_BACKBONE ({self._offer()})."
@@ -81,6 +83,13 @@ class Backbones:
                 "repository. Publish that version again, or run /fit_ok again."
             )
         return spec
+
+    def _chosen(self, choice: BackboneChoice) -> BackboneSpec | None:
+        try:
+            spec = self._repository.spec(choice.name, choice.version)
+        except NotFound:
+            return None
+        return spec if spec.fingerprint == choice.fingerprint else None
 
     def _for_legacy(self, record: BankRecord, current: BackboneSpec) -> BackboneSpec:
         remedy = "Run /fit_ok again"

@@ -81,18 +81,8 @@ class Banks:
         """Give the calibration of this very bank generation; a threshold of zero or less is none."""
         if bank.record.metadata.source == "legacy":
             return self._legacy_calibration(target)
-        metadata = bank.record.metadata
-        for calibration in (
-            self._calibrations.read(target),
-            decode_calibration(metadata.extra.get("calibration")),
-        ):
-            if (
-                calibration is not None
-                and calibration.bank_generation == metadata.generation
-                and calibration.fingerprint == metadata.fingerprint
-            ):
-                return calibration if calibration.threshold > 0 else None
-        return None
+        calibration = self._bound(target, bank)
+        return calibration if calibration is not None and calibration.threshold > 0 else None
 
     def snapshot(self, target: Target) -> tuple[LoadedBank, Calibration | None]:
         """Give a bank and its calibration that belong together, whatever commits in between.
@@ -108,9 +98,22 @@ class Banks:
         return bank, calibration
 
     def is_stale(self, target: Target, bank: LoadedBank | None) -> bool:
-        """Tell whether a calibration is stored that is not in force."""
-        stored = self._calibrations.raw(target) is not None
-        return stored and (bank is None or self.in_force(target, bank) is None)
+        """Tell whether a calibration is stored that belongs to another bank than the current one."""
+        if self._calibrations.raw(target) is None:
+            return False
+        if bank is not None and bank.record.metadata.source == "legacy":
+            return self._legacy_calibration(target) is None
+        return bank is None or self._bound(target, bank) is None
+
+    def _bound(self, target: Target, bank: LoadedBank) -> Calibration | None:
+        metadata = bank.record.metadata
+        candidates = (
+            self._calibrations.read(target),
+            # Committed with the bank itself, so that no reader sees the one without the other.
+            decode_calibration(metadata.extra.get("calibration")),
+        )
+        own = (metadata.generation, metadata.fingerprint)
+        return next((c for c in candidates if c and (c.bank_generation, c.fingerprint) == own), None)
 
     def _seen(self, target: Target) -> ETag | None:
         with self._guard:
@@ -137,6 +140,10 @@ class Banks:
 
     def _legacy_calibration(self, target: Target) -> Calibration | None:
         content = self._calibrations.raw(target) or self._legacy.calibration(target)
+        ours = decode_calibration(content)
+        if ours is not None:
+            # Calibrated here since; a legacy bank is of generation 0.
+            return ours if ours.bank_generation == 0 and ours.threshold > 0 else None
         threshold = (content or {}).get("threshold")
         if (
             not isinstance(threshold, int | float)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
-from orchestrator.domain.calibration import Calibration, FalseReject
+from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
+from orchestrator.domain.samples import LABELS
 from orchestrator.errors import NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.calibration import false_reject_rate, summarise
@@ -28,13 +30,17 @@ MIN_OK = 2
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a threshold is to be chosen. score_percentile: (0, 100]."""
+    """How a threshold is to be chosen.
+
+    score_percentile: (0, 100]. shape: ROI that stands above the samples' own.
+    """
 
     score_percentile: float
     area_mm2_thr: float
     mm_per_px: float
     operator_id: str | None = None
     notes: str | None = None
+    shape: RawShape = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,12 @@ class Evidence:
             samples_ok=summary.samples_ok,
             samples_ng=summary.samples_ng,
             calibrated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            false_reject=FalseReject(**asdict(false_reject_rate(self.ok_scores, summary.threshold))),
-            ok_scores=tuple(map(float, self.ok_scores)),
-            ng_scores=tuple(map(float, self.ng_scores)),
+            false_reject=false_reject_rate(self.ok_scores, summary.threshold),
+            ok_scores=tuple(float(s) for s in self.ok_scores if math.isfinite(s)),
+            ng_scores=tuple(float(s) for s in self.ng_scores if math.isfinite(s)),
             operator_id=self.recipe.operator_id,
             notes=self.recipe.notes,
+            shape=self.recipe.shape,
         )
 
 
@@ -120,7 +127,6 @@ class Calibrator:
         context: CallContext,
         *,
         require_ng: bool,
-        shape: RawShape = None,
     ) -> Calibration:
         """Choose from the stored samples, each scored by a bank that does not hold it.
 
@@ -129,7 +135,9 @@ class Calibrator:
         bank: LoadedBank = await asyncio.to_thread(self._banks.load, target)
         spec = await asyncio.to_thread(self._backbones.for_bank, bank.record)
         check_grid(bank, spec.grid)
-        n_ok, n_ng = (len(self._reader.names(target.part, label)) for label in ("ok", "ng"))
+        n_ok, n_ng = await asyncio.to_thread(
+            lambda: [len(self._reader.names(target.part, label)) for label in LABELS]
+        )
         if n_ok < MIN_OK:
             raise NotEnoughSamples(
                 f"No valid OK samples for calibration: need at least {MIN_OK}, found {n_ok}."
@@ -138,7 +146,7 @@ class Calibrator:
             raise NotEnoughSamples(
                 "No NG samples available for calibration; upload some, or send require_ng=false."
             )
-        evidence = await self.evidence(target, bank.record, spec, recipe, context, shape=shape)
+        evidence = await self.evidence(target, bank.record, spec, recipe, context)
         if evidence is None:
             raise NotEnoughSamples(f"No valid OK samples for calibration: need at least {MIN_OK}.")
         calibration = evidence.at(bank.generation)
@@ -153,16 +161,15 @@ class Calibrator:
         recipe: Recipe,
         context: CallContext,
         *,
-        shape: RawShape = None,
         pending: Sequence[ReadSample] = (),
         known: Mapping[str, Embedded] | None = None,
     ) -> Evidence | None:
         """Score the stored samples out of sample; None where too few OK ones are stored.
 
-        pending: OK samples that are stored in the same commit as the bank. known: tokens at hand already, by digest, as the bank was fitted from them.
+        pending: OK samples that are stored in the same commit as the bank. known: tokens at hand already, by digest,
+        as the bank was fitted from them.
         """
-        fit_shape = record.metadata.extra.get("shape_json")
-        wanted = shape if shape is not None else fit_shape
+        wanted = recipe.shape
         stored = await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ok", wanted)))
         ok = _unique([*stored, *pending])
         digests = set(record.metadata.sample_sha256)

@@ -20,7 +20,6 @@ from orchestrator.storage.datasets import DatasetStore
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.recipes import RecipeStore
 
-
 _log = structlog.get_logger()
 
 
@@ -56,24 +55,25 @@ class Committer:
         Raises MmPerPxMismatch, StoreUnavailable; nothing has changed then.
         """
         mm_per_px = record.metadata.mm_per_px
-        with self._recipe(target.part.recipe_id), self._scale(target.part.recipe_id, mm_per_px):
+        with (
+            self._recipe(target.part.recipe_id),
+            self._scale(target.part.recipe_id, mm_per_px),
+            contextlib.ExitStack() as undo,
+        ):
             samples = self._datasets.add(target.part, "ok", posted)
-            try:
-                generation = self._generation(target) + 1
-                calibration = calibrate(generation)
-                extra: dict[str, Any] = dict(record.metadata.extra)
-                if calibration is not None:
-                    extra["calibration"] = asdict(calibration)
-                committed = replace(
-                    record, metadata=replace(record.metadata, generation=generation, extra=extra)
-                )
-                self._banks.write(target, committed)
-            except PatchlightError:
-                self._datasets.discard(target.part, samples)
-                raise
+            undo.callback(self._datasets.discard, target.part, samples)
+            generation = self._generation(target) + 1
+            calibration = calibrate(generation)
+            extra: dict[str, Any] = dict(record.metadata.extra)
             if calibration is not None:
-                self._calibrations.write(target, calibration)
-            self._describe(target, committed, calibration, is_fit=True)
+                extra["calibration"] = asdict(calibration)
+            committed = replace(record, metadata=replace(record.metadata, generation=generation, extra=extra))
+            self._banks.write(target, committed)
+            undo.pop_all()
+            with _tolerated(target):
+                if calibration is not None:
+                    self._calibrations.write(target, calibration)
+                self._describe(target, committed, calibration, is_fit=True)
         return committed, calibration, samples
 
     def calibrate(self, target: Target, calibration: Calibration, mm_per_px: float | None) -> None:
@@ -89,7 +89,8 @@ class Committer:
                     code="refitted_meanwhile",
                 )
             self._calibrations.write(target, calibration)
-            self._describe(target, self._banks.read(target), calibration, is_fit=False)
+            with _tolerated(target), contextlib.suppress(NotFound):
+                self._describe(target, self._banks.read(target), calibration, is_fit=False)
 
     def samples(
         self, part: Part, label: Label, samples: Sequence[NewSample], mm_per_px: float | None
@@ -112,6 +113,10 @@ class Committer:
         with self._recipe(recipe_id):
             self._recipes.lock(recipe_id, mm_per_px)
 
+    def locked_scale(self, recipe_id: str) -> float | None:
+        """Give the recipe's locked scale; None where it has none yet."""
+        return self._recipes.mm_per_px(recipe_id)
+
     def check_scale(self, recipe_id: str, mm_per_px: float) -> None:
         """Compare with the recipe's lock, if it has one; locks nothing.
 
@@ -129,28 +134,32 @@ class Committer:
             return
         was_locked = self._recipes.mm_per_px(recipe_id) is not None
         self._recipes.lock(recipe_id, mm_per_px)
-        try:
-            yield
-        except PatchlightError:
+        with contextlib.ExitStack() as undo:
             if not was_locked:
-                self._recipes.unlock(recipe_id)
-            raise
+                undo.callback(self._recipes.unlock, recipe_id)
+            yield
+            undo.pop_all()
 
     def _describe(
         self, target: Target, record: BankRecord, calibration: Calibration | None, *, is_fit: bool
     ) -> None:
         glance = glance_at(target, record, calibration)
-        # A convenience beside the truth: a fit that is committed must not fail for it.
-        try:
-            self._banks.describe(target, glance, fit_line=glance if is_fit else None)
-        except (PatchlightError, OSError) as error:
-            _log.warning("manifest.not_written", target=target.stem, error=str(error))
+        self._banks.describe(target, glance, fit_line=glance if is_fit else None)
 
     def _generation(self, target: Target) -> int:
         try:
             return self._banks.read(target).metadata.generation
         except NotFound:
             return 0
+
+
+@contextlib.contextmanager
+def _tolerated(target: Target) -> Iterator[None]:
+    # The bank is committed and carries its calibration: what lies beside it is a convenience.
+    try:
+        yield
+    except PatchlightError as error:
+        _log.warning("manifest.not_written", target=target.stem, error=error.message)
 
 
 def glance_at(target: Target, record: BankRecord, calibration: Calibration | None) -> dict[str, Any]:
@@ -173,5 +182,6 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
         "last_calibration_at": calibration.calibrated_at if calibration else None,
         "threshold": calibration.threshold if calibration else None,
         "operator_last": (calibration.operator_id if calibration else None) or metadata.operator_id,
+        "operator_id": metadata.operator_id,
         "notes": metadata.notes,
     }

@@ -12,11 +12,14 @@ from orchestrator.domain.identity import Part
 from orchestrator.domain.samples import LABELS, Label, NewSample, StoredSample, sample_shape
 from orchestrator.domain.scale import check_against_lock, check_mm_per_px
 from orchestrator.domain.shapes import parse_shape
-from orchestrator.errors import InvalidInput, NotEnoughSamples
+from orchestrator.errors import InvalidInput, NotEnoughSamples, NotFound
 from orchestrator.features.preprocess import decode_image
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedder, Photograph
 from orchestrator.storage.datasets import DatasetStore, Listing
+
+MAX_DEPTH = 32
+_TEXTS = ("filename", "timestamp_utc", "created_at_utc", "source", "sha256")
 
 
 class Datasets:
@@ -48,8 +51,12 @@ class Datasets:
             )
         sidecars = [dict(m) for m in metas] or [{} for _ in images]
         scale = _scale(part, sidecars, mm_per_px)
-        if scale is not None:
-            await asyncio.to_thread(self._committer.check_scale, part.recipe_id, scale)
+        locked = await asyncio.to_thread(self._committer.locked_scale, part.recipe_id)
+        if scale is not None and locked is not None:
+            check_against_lock(scale, locked, part.recipe_id)
+        known = locked if scale is None else scale
+        if known is not None:
+            sidecars = [{"mm_per_px": known, **sidecar} for sidecar in sidecars]
         samples = await asyncio.gather(
             *(
                 self._embedder.pool.run(self._sample, image, meta)
@@ -72,8 +79,27 @@ class Datasets:
         return self._store.read(part, label, filename)
 
     def meta(self, part: Part, label: Label, filename: str) -> dict[str, Any]:
-        """Read a photograph's sidecar; empty where it has none. Raises StoreCorrupt."""
-        return self._store.meta(part, label, filename)
+        """Read a photograph's sidecar, completed with what its name and bytes say.
+
+        Raises NotFound where it has none, StoreCorrupt.
+        """
+        stored = self._store.meta(part, label, filename)
+        if not stored:
+            raise NotFound(f"meta not found: {filename[:255]!r} has no sidecar in {part.label} {label}.")
+        if not all(isinstance(stored.get(key), str) for key in _TEXTS):
+            # A sidecar from elsewhere: other servers' say less.
+            name = filename.replace("\\", "/").rsplit("/", 1)[-1]
+            digest = hashlib.sha256(self._store.read(part, label, name)).hexdigest()
+            when = str(stored.get("created_at_utc") or stored.get("timestamp_utc") or "")
+            own = {"filename": name, "source": "unknown", "timestamp_utc": when, "created_at_utc": when}
+            stored |= {k: v for k, v in own.items() if not isinstance(stored.get(k), str)}
+            stored["sha256"] = digest
+        return stored | {
+            "role_id": part.role_id,
+            "roi_id": part.roi_id,
+            "recipe_id": part.recipe_id,
+            "label": label,
+        }
 
     def remove(self, part: Part, label: Label, filename: str) -> bool:
         """Remove a photograph; false where there was none."""
@@ -114,9 +140,20 @@ def parse_metas(texts: Sequence[str]) -> list[dict[str, Any]]:
             ) from error
         if not isinstance(meta, dict):
             raise InvalidInput(f"metas[{index}]: must be a JSON object, one for each image.")
+        if _depth(meta) > MAX_DEPTH:
+            raise InvalidInput(f"metas[{index}]: is nested deeper than {MAX_DEPTH} levels.")
         _check_text(meta, index)
         metas.append(meta)
     return metas
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [item for items in inner for item in items]
+    return depth
 
 
 def _refuse_constant(name: str) -> None:
@@ -135,8 +172,7 @@ def _scale(part: Part, sidecars: Sequence[dict[str, Any]], mm_per_px: float | No
     for index, meta in enumerate(sidecars):
         value = meta.get("mm_per_px")
         if value is None:
-            if scale is not None:
-                meta["mm_per_px"] = scale
+            meta.pop("mm_per_px", None)
             continue
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InvalidInput(f"metas[{index}].mm_per_px: must be a number > 0, in millimetres per pixel.")

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample, StoredSample
-from orchestrator.errors import InvalidInput, NotEnoughSamples
+from orchestrator.errors import FeatureContractBroken, NotEnoughSamples, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.services.backbones import Backbones
@@ -29,6 +30,8 @@ from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.storage.activity import ActivityStore
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class Fitter:
         record = await self._embedder.pool.run_fit(
             _build, request, spec, embedded, digests, rate, self._coreset_rate, started_at, started, progress
         )
-        recipe = await asyncio.to_thread(self._recalibration, request.target)
+        recipe = await asyncio.to_thread(self._recalibration, request)
         evidence = None
         if recipe is not None:
             pending = [
@@ -126,8 +129,15 @@ class Fitter:
             self._committer.fit, request.target, record, posted, calibrate
         )
         finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        await asyncio.to_thread(self._activity.completed, finished_at, len(committed.embeddings))
+        await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
         return FitResult(committed, samples, calibration is not None, calibration)
+
+    def _announce(self, finished_at: str, coreset_size: int) -> None:
+        # The bank is committed: a fit must not fail for what people read beside it.
+        try:
+            self._activity.completed(finished_at, coreset_size)
+        except PatchlightError as error:
+            _log.warning("activity.not_written", error=error.message)
 
     def _gather(self, request: FitRequest, posted: Sequence[NewSample]) -> tuple[list[Photograph], list[str]]:
         photographs: dict[str, Photograph] = {}
@@ -143,9 +153,9 @@ class Fitter:
             )
         return list(photographs.values()), list(photographs)
 
-    def _recalibration(self, target: Target) -> Recipe | None:
-        bank = self._banks.find(target)
-        calibration = self._banks.in_force(target, bank) if bank is not None else None
+    def _recalibration(self, request: FitRequest) -> Recipe | None:
+        bank = self._banks.find(request.target)
+        calibration = self._banks.in_force(request.target, bank) if bank is not None else None
         if calibration is None:
             return None
         return Recipe(
@@ -154,6 +164,7 @@ class Fitter:
             calibration.mm_per_px,
             operator_id=calibration.operator_id,
             notes=calibration.notes,
+            shape=request.shape if request.shape is not None else calibration.shape,
         )
 
 
@@ -185,7 +196,7 @@ def _build(
     sample_of = np.repeat(np.arange(len(embedded)), [int(e.patches.sum()) for e in embedded])
     patch_of = np.concatenate([np.flatnonzero(e.patches) for e in embedded])
     if memory.embeddings.shape[1] != spec.dim:
-        raise InvalidInput(
+        raise FeatureContractBroken(
             f"tokens have {memory.embeddings.shape[1]} dimensions, the manifest says {spec.dim}"
         )
     extra: dict[str, Any] = {"memory_fit": request.memory_fit}

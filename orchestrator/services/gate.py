@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Literal
 
-from orchestrator.errors import Overloaded
-from orchestrator.storage.activity import HEARTBEAT_S, ActivityStore
+import structlog
+
+from orchestrator.errors import Overloaded, PatchlightError
+from orchestrator.storage.activity import HEARTBEAT_S, ActivityStore, new_lease
+
+_log = structlog.get_logger()
 
 
 class FitProgress:
@@ -24,13 +28,13 @@ class FitProgress:
 
 
 class FitGate:
-    """Admits fits; keeps their leases alive."""
+    """Admits fits; keeps their leases alive. A lease that cannot be written holds no fit up."""
 
     def __init__(self, activity: ActivityStore, max_waiting: int) -> None:
         self._activity = activity
         self._max_waiting = max_waiting
         self._turn = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._admitted = 0
 
     @contextlib.asynccontextmanager
     async def enter(self, label: str) -> AsyncIterator[FitProgress]:
@@ -38,36 +42,53 @@ class FitGate:
 
         Raises Overloaded where too many wait already.
         """
-        if self._waiting > self._max_waiting:
-            raise Overloaded(f"{self._waiting} fits are waiting already; try again in a while.")
-        progress = FitProgress()
-        self._waiting += 1
-        waiting = True
-        lease = await asyncio.to_thread(self._activity.open, label)
-        heartbeat = asyncio.create_task(self._beat(lease, label, progress))
+        if self._admitted > self._max_waiting:
+            raise Overloaded(f"{self._admitted} fits are running or waiting already; try again in a while.")
+        self._admitted += 1
         try:
-            async with self._turn:
-                self._waiting -= 1
-                waiting = False
+            progress = FitProgress()
+            async with self._lease(label, progress) as beat, self._turn:
                 progress.state = "running"
-                await asyncio.to_thread(self._activity.beat, lease, "running", label, 0.0)
+                await beat()
                 yield progress
         finally:
-            if waiting:
-                self._waiting -= 1
+            self._admitted -= 1
+
+    @contextlib.asynccontextmanager
+    async def _lease(self, label: str, progress: FitProgress) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        lease = new_lease()
+
+        async def beat() -> None:
+            with _tolerated():
+                await asyncio.to_thread(self._activity.beat, lease, progress.state, label, progress.share)
+
+        await beat()
+        heartbeat = asyncio.create_task(_keep(beat))
+        try:
+            yield beat
+        finally:
             heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeat
-            await asyncio.to_thread(self._activity.close, lease)
+            with _tolerated():
+                await asyncio.to_thread(self._activity.close, lease)
 
-    async def _beat(self, lease: str, label: str, progress: FitProgress) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            # Shielded, so that a lease is never written again after it was closed.
-            write = asyncio.to_thread(self._activity.beat, lease, progress.state, label, progress.share)
-            task = asyncio.ensure_future(write)
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                await task
-                raise
+
+async def _keep(beat: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        # Shielded, so that a lease is never written again after it was closed.
+        task = asyncio.ensure_future(beat())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await task
+            raise
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    try:
+        yield
+    except PatchlightError as error:
+        _log.warning("activity.not_written", error=error.message)

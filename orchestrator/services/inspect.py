@@ -1,4 +1,4 @@
-"""A part's verdict: score, decision, heat map and regions, with features of the very version its bank was built with."""
+"""A part's verdict: score, decision, heat map, regions, with features of the version its bank was built with."""
 
 from __future__ import annotations
 
@@ -175,6 +175,28 @@ class Inspector:
         except PatchlightError as error:
             return error
         return replace(verdict, elapsed_ms=sum(verdict.timings_ms.values()))
+
+    def check_any(self, targets: Sequence[Target]) -> None:
+        """Refuse early where not one of the targets could be judged; the others' photographs fail alone.
+
+        Raises what `check` raises for the first target.
+        """
+        failures: list[PatchlightError] = []
+        for target in dict.fromkeys(targets):
+            try:
+                self.check(target)
+            except PatchlightError as error:
+                failures.append(error)
+            else:
+                return
+        raise failures[0]
+
+    def lock_scale(self, recipe_id: str, mm_per_px: float) -> None:
+        """Lock the recipe's scale, or compare with its lock.
+
+        Raises MmPerPxMismatch, StoreUnavailable.
+        """
+        self._committer.scale(recipe_id, mm_per_px)
 
     def check(self, target: Target) -> None:
         """Refuse early what no photograph of this target could be judged with.

@@ -44,7 +44,9 @@ async def inspect_dataset(
     Raises what `Inspector.check` and the extractor raise: then no sample could be judged.
     """
     await asyncio.to_thread(inspector.check, target)
-    names = [(label, n) for label in dict.fromkeys(labels) for n in reader.names(target.part, label)]
+    names = await asyncio.to_thread(
+        lambda: [(label, n) for label in dict.fromkeys(labels) for n in reader.names(target.part, label)]
+    )
     verdicts: list[DatasetVerdict] = []
     for start in range(0, len(names), inspector.batch_size):
         batch = names[start : start + inspector.batch_size]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+import cv2
 from threadpoolctl import threadpool_limits
 
 P = ParamSpec("P")
@@ -16,12 +18,15 @@ T = TypeVar("T")
 class NumericsPool:
     """One pool for inspections and one thread for fits, so that a long coreset never holds up the line.
 
-    BLAS gets one thread a call: parallelism comes from requests, and results don't depend on the machine.
+    BLAS and OpenCV get one thread a call: parallelism comes from requests, and results don't depend on the
+    machine. That is a setting of the process; `close` puts it back.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = max(1, threads)
-        self._limits = threadpool_limits(limits=1, user_api="blas")
+        self._blas = threadpool_limits(limits=1, user_api="blas")
+        self._opencv_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
         self._inspect = ThreadPoolExecutor(self.threads, thread_name_prefix="inspect")
         self._fit = ThreadPoolExecutor(1, thread_name_prefix="fit")
 
@@ -37,8 +42,12 @@ class NumericsPool:
         """Let what runs end, start nothing more."""
         self._inspect.shutdown(wait=True, cancel_futures=True)
         self._fit.shutdown(wait=True, cancel_futures=True)
+        self._blas.restore_original_limits()
+        cv2.setNumThreads(self._opencv_threads)
 
     async def _submit(
         self, executor: ThreadPoolExecutor, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
+        # With the caller's context, so that log lines from there name the request.
+        context = contextvars.copy_context()
+        return await asyncio.wrap_future(executor.submit(lambda: context.run(function, *args, **kwargs)))

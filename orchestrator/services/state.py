@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
@@ -10,7 +11,12 @@ from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target, decode_identifier
 from orchestrator.domain.samples import Label
-from orchestrator.errors import FeaturesUnavailable, InvalidIdentifier, NotFound
+from orchestrator.errors import (
+    FeatureContractBroken,
+    FeaturesUnavailable,
+    InvalidIdentifier,
+    NotFound,
+)
 from orchestrator.features.base import FeatureExtractor
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
@@ -96,7 +102,7 @@ class States:
 
     def backbone_label(self) -> tuple[str | None, str | None]:
         """Give the backbone in force and its version label; None where there is none."""
-        with contextlib.suppress(FeaturesUnavailable, NotFound):
+        with contextlib.suppress(FeaturesUnavailable, FeatureContractBroken, NotFound):
             spec = self._backbones.current()
             return spec.name, spec.label
         return None, None
@@ -113,12 +119,12 @@ class States:
 
         Raises FeaturesUnavailable where none does.
         """
-        spec = self._backbones.current()
+        spec = await asyncio.to_thread(self._backbones.current)
         if not await self._extractor.is_ready(spec):
             raise FeaturesUnavailable(
                 f"the feature model {spec.label} is not ready on {self._extractor.backend}; try again shortly."
             )
-        roles = self._roles(recipe_id)
+        roles = await asyncio.to_thread(self._roles, recipe_id)
         uptime_s = time.monotonic() - self._started
         return Health(spec.name, spec.label, spec.reason, self._extractor.backend, uptime_s, roles)
 

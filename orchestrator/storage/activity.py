@@ -32,20 +32,19 @@ class Activity:
     last_coreset_size: int
 
 
+def new_lease() -> str:
+    """Name a lease."""
+    return f"{os.getpid()}-{secrets.token_hex(6)}"
+
+
 class ActivityStore:
     """Reads and writes `status/`."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
 
-    def open(self, label: str) -> str:
-        """Begin a lease, waiting; returns its id."""
-        lease = f"{os.getpid()}-{secrets.token_hex(6)}"
-        self.beat(lease, "waiting", label, 0.0)
-        return lease
-
     def beat(self, lease: str, state: Literal["waiting", "running"], label: str, progress: float) -> None:
-        """Say that the fit is alive."""
+        """Begin a lease, or say that its fit is alive."""
         content = {
             "state": state,
             "label": label,

@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from orchestrator.domain.arrays import HalfArray
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.identity import Target
 from orchestrator.errors import StoreCorrupt
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import ETag, FileStore
 
+_DAMAGED = (
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
@@ -53,9 +68,7 @@ class BankStore:
         """Write what people read at a glance: the manifest, and one line a fit. Never read back as truth."""
         self._store.write(f"{target.stem}_manifest.json", jsonfiles.dump(manifest))
         if fit_line is not None:
-            path = self._store.path(f"{target.stem}_fit.log")
-            with path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(fit_line, ensure_ascii=False) + "\n")
+            self._store.append(f"{target.stem}_fit.log", json.dumps(fit_line, ensure_ascii=False) + "\n")
 
     def fitted_pairs(self, recipe_id: str) -> list[str]:
         """List the pair names of all banks of a recipe, whatever their model key, sorted."""
@@ -94,18 +107,32 @@ def decode_bank(data: bytes, key: str) -> BankRecord:
             ours = "row_sample" in archive and "row_patch" in archive
             row_sample = archive["row_sample"].astype(np.int64) if ours else _NO_ROWS
             row_patch = archive["row_patch"].astype(np.int64) if ours else _NO_ROWS
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise StoreCorrupt(f"{key}: cannot be read as a memory bank: {error}") from error
-    if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.dtype.kind != "f" or min(grid) < 1:
-        raise StoreCorrupt(f"{key}: embeddings {embeddings.dtype} {embeddings.shape}, grid {grid}")
+    if min(grid) < 1:
+        raise StoreCorrupt(f"{key}: grid {grid}")
     metadata = _metadata(text, len(embeddings), key)
-    return BankRecord(embeddings.astype(np.float16), grid, metadata, row_sample, row_patch)
+    return BankRecord(half_rows(embeddings, key), grid, metadata, row_sample, row_patch)
+
+
+def half_rows(embeddings: NDArray[Any], key: str) -> HalfArray:
+    """Give stored rows as (M, D) float16.
+
+    Raises StoreCorrupt where they are not (M, D) finite floats within that type's range.
+    """
+    if embeddings.ndim != 2 or 0 in embeddings.shape or embeddings.dtype.kind != "f":
+        raise StoreCorrupt(f"{key}: embeddings {embeddings.dtype} {embeddings.shape}")
+    with np.errstate(over="ignore"):
+        rows = embeddings.astype(np.float16, copy=False)
+    if not np.isfinite(rows).all():
+        raise StoreCorrupt(f"{key}: embeddings are not finite")
+    return rows
 
 
 def _metadata(text: str, rows: int, key: str) -> BankMetadata:
     try:
         content = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreCorrupt(f"{key}: metadata is not JSON") from error
     if not isinstance(content, dict) or not content.get("fingerprint"):
         return legacy_metadata(rows, content if isinstance(content, dict) else {})

@@ -5,6 +5,7 @@ The sidecar is written first and the image last, so a listed sample is a whole o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any
 
 from orchestrator.domain.identity import Part
 from orchestrator.domain.samples import (
-    EXTENSIONS,
     Label,
     NewSample,
     StoredSample,
@@ -22,7 +22,7 @@ from orchestrator.domain.samples import (
     sample_name,
     sidecar_name,
 )
-from orchestrator.errors import NotFound, PatchlightError
+from orchestrator.errors import NotFound
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import FileStore
 
@@ -54,17 +54,15 @@ class DatasetStore:
         stored: list[StoredSample] = []
         with self._store.lock(folder):
             known = self._by_digest8(folder)
-            try:
+            with contextlib.ExitStack() as undo:
                 for sample in samples:
                     name = self._known_name(folder, known.get(sample.sha256[:8], []), sample.sha256)
                     if name is None:
-                        stored.append(self._create(folder, part, label, sample))
+                        stored.append(self._create(folder, part, label, sample, undo))
                         known.setdefault(sample.sha256[:8], []).append(stored[-1].name)
                     else:
                         stored.append(StoredSample(name, label, sample.sha256, added=False))
-            except PatchlightError:
-                self.discard(part, stored)
-                raise
+                undo.pop_all()
         return stored
 
     def discard(self, part: Part, stored: Sequence[StoredSample]) -> None:
@@ -94,7 +92,7 @@ class DatasetStore:
             raise NotFound("file not found") from error
 
     def meta(self, part: Part, label: Label, filename: str) -> dict[str, Any]:
-        """Read a photograph's sidecar; empty where it has none.
+        """Read a photograph's sidecar as it is stored; empty where it has none.
 
         Raises StoreCorrupt.
         """
@@ -109,8 +107,10 @@ class DatasetStore:
         if name is None or not is_image_name(name):
             return False
         folder = self.folder(part, label)
-        removed = self._store.delete(f"{folder}/{name}")
-        self._store.delete(f"{folder}/{sidecar_name(name)}")
+        # Under the lock, so that an upload of the same bytes never answers a name that is going.
+        with self._store.lock(folder):
+            removed = self._store.delete(f"{folder}/{name}")
+            self._store.delete(f"{folder}/{sidecar_name(name)}")
         return removed
 
     def clear(self, part: Part, label: Label) -> int:
@@ -122,7 +122,9 @@ class DatasetStore:
             ordered = sorted(names, key=lambda n: not is_image_name(n))
             return sum(self._store.delete(f"{folder}/{name}") for name in ordered)
 
-    def _create(self, folder: str, part: Part, label: Label, sample: NewSample) -> StoredSample:
+    def _create(
+        self, folder: str, part: Part, label: Label, sample: NewSample, undo: contextlib.ExitStack
+    ) -> StoredSample:
         when = datetime.now(UTC)
         while True:
             name = sample_name(label, when, sample.sha256, sample.image_format)
@@ -130,8 +132,12 @@ class DatasetStore:
                 break
             when += timedelta(milliseconds=1)
         sidecar = _sidecar(part, label, name, when, sample)
-        self._store.write(f"{folder}/{sidecar_name(name)}", jsonfiles.dump(sidecar))
-        self._store.create(f"{folder}/{name}", sample.data)
+        for key, data in (
+            (f"{folder}/{sidecar_name(name)}", jsonfiles.dump(sidecar)),
+            (f"{folder}/{name}", sample.data),
+        ):
+            undo.callback(self._store.delete, key)
+            self._store.write(key, data)
         return StoredSample(name, label, sample.sha256)
 
     def _by_digest8(self, folder: str) -> dict[str, list[str]]:
@@ -160,5 +166,4 @@ def _sidecar(part: Part, label: Label, name: str, when: datetime, sample: NewSam
     sidecar.update(role_id=part.role_id, roi_id=part.roi_id, recipe_id=part.recipe_id, label=label)
     sidecar.update(created_at_utc=sidecar.get("created_at_utc") or stamp, sha256=sample.sha256)
     sidecar.setdefault("stored_as", name)
-    assert sample.image_format in EXTENSIONS
     return sidecar

@@ -38,7 +38,7 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreUnavailable(f"{key}: {error}") from error
+            raise _unavailable(key, error) from error
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def read(self, key: str) -> bytes:
@@ -51,7 +51,7 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFound(f"{key}: not found.") from error
         except OSError as error:
-            raise StoreUnavailable(f"{key}: {error}") from error
+            raise _unavailable(key, error) from error
 
     def write(self, key: str, data: bytes) -> None:
         """Replace an artifact; readers see the old one or the new one.
@@ -71,20 +71,29 @@ class FileStore:
                 os.link(staged, final)
             except FileExistsError:
                 return False
-            finally:
-                os.unlink(staged)
         return True
+
+    def append(self, key: str, text: str) -> None:
+        """Add to a log of lines; not durable, and not read back as truth.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            with self.path(key).open("a", encoding="utf-8") as log:
+                log.write(text)
+        except OSError as error:
+            raise _unavailable(key, error) from error
 
     def delete(self, key: str) -> bool:
         """Remove an artifact; false where there was none."""
         path = self.path(key)
         try:
             path.unlink()
+            _sync_folder(path.parent)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise StoreUnavailable(f"{key}: {error}") from error
-        _sync_folder(path.parent)
+            raise _unavailable(key, error) from error
         return True
 
     def names(self, prefix: str) -> list[str]:
@@ -95,7 +104,7 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise StoreUnavailable(f"{prefix}: {error}") from error
+            raise _unavailable(prefix, error) from error
 
     def folders(self, prefix: str) -> list[str]:
         """List the folder names directly below a folder key, sorted."""
@@ -105,7 +114,7 @@ class FileStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise StoreUnavailable(f"{prefix}: {error}") from error
+            raise _unavailable(prefix, error) from error
 
     def check(self) -> None:
         """Prove that the store can be written now.
@@ -130,7 +139,7 @@ class FileStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreUnavailable(f"{name}: {error}") from error
+            raise _unavailable(name, error) from error
         try:
             while True:
                 try:
@@ -140,6 +149,8 @@ class FileStore:
                     if time.monotonic() > deadline:
                         raise StoreUnavailable(f"{name}: another writer holds it; try again.") from error
                     time.sleep(0.005)
+                except OSError as error:
+                    raise _unavailable(name, error) from error
             yield
         finally:
             os.close(descriptor)
@@ -158,10 +169,15 @@ class FileStore:
             yield staged, final
             _sync_folder(final.parent)
         except OSError as error:
+            raise _unavailable(key, error) from error
+        finally:
             with contextlib.suppress(OSError):
                 staged.unlink()
-            reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            raise StoreUnavailable(f"{key}: {reason}") from error
+
+
+def _unavailable(key: str, error: OSError) -> StoreUnavailable:
+    reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    return StoreUnavailable(f"the store cannot be used: {key}: {reason}.")
 
 
 def _make_folder(folder: Path) -> None:

@@ -21,7 +21,8 @@ def load(data: bytes, key: str) -> dict[str, Any]:
     Raises StoreCorrupt where the bytes are none.
     """
     try:
-        content = json.loads(data)
+        # Other servers' sidecars hold NaN, which JSON has no word for.
+        content = json.loads(data, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise StoreCorrupt(f"{key}: is not JSON: {error}") from error
     if not isinstance(content, dict):

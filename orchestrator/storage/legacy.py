@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.identity import DEFAULT_RECIPE, Target
 from orchestrator.errors import NotFound, PatchlightError, StoreCorrupt
 from orchestrator.storage import jsonfiles
-from orchestrator.storage.banks import decode_bank, legacy_metadata
+from orchestrator.storage.banks import decode_bank, half_rows, legacy_metadata
 from orchestrator.storage.files import ETag, FileStore
 
 _UNKNOWN_GRID = (1, 1)
+_PUBLISHED_KEY = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 class LegacyBanks:
@@ -58,14 +60,24 @@ class LegacyBanks:
         return None
 
     def _candidates(self, target: Target) -> Iterator[tuple[FileStore, str, ETag]]:
-        role, roi = target.part.role_id, target.part.roi_id
-        if target.part.recipe_id != DEFAULT_RECIPE or not (_is_plain(role) and _is_plain(roi)):
+        if target.part.recipe_id != DEFAULT_RECIPE:
             return
         for store in self._stores:
-            for key in (f"{role}_{roi}.npz", f"{role}/{roi}/memory.npz", f"{role}/{roi}/embeddings.npy"):
+            for key in _keys(target):
                 etag = store.etag(key)
                 if etag is not None:
                     yield store, key, etag
+
+
+def _keys(target: Target) -> Iterator[str]:
+    # The published server kept dots in a model key's folder; ours encodes such a key.
+    if _PUBLISHED_KEY.fullmatch(target.model_key):
+        yield f"recipes/{DEFAULT_RECIPE}/{target.model_key}/{target.part.pair}.npz"
+    role, roi = target.part.role_id, target.part.roi_id
+    if _is_plain(role) and _is_plain(roi):
+        yield f"{role}_{roi}.npz"
+        yield f"{role}/{roi}/memory.npz"
+        yield f"{role}/{roi}/embeddings.npy"
 
 
 def _is_plain(identifier: str) -> bool:
@@ -75,13 +87,11 @@ def _is_plain(identifier: str) -> bool:
 def _decode_array(data: bytes, store: FileStore, key: str) -> BankRecord:
     try:
         rows = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
         raise StoreCorrupt(f"{key}: {error}") from error
-    if rows.ndim != 2 or 0 in rows.shape or rows.dtype.kind != "f":
-        raise StoreCorrupt(f"{key}: embeddings {rows.dtype} {rows.shape}")
     none = np.zeros(0, dtype=np.int64)
     grid = _grid(store, key.rsplit("/", 1)[0])
-    return BankRecord(rows.astype(np.float16), grid, legacy_metadata(len(rows), {}), none, none)
+    return BankRecord(half_rows(rows, key), grid, legacy_metadata(len(rows), {}), none, none)
 
 
 def _grid(store: FileStore, folder: str) -> tuple[int, int]:

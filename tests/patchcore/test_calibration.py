@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.domain.calibration import FalseReject
 from orchestrator.errors import InvalidInput, NotEnoughSamples
 from orchestrator.patchcore.calibration import (
-    FalseRejectRate,
     choose_threshold,
     false_reject_rate,
     fold_of,
@@ -140,7 +140,7 @@ def test_a_threshold_between_two_scores_counts_one_more() -> None:
 
 
 def test_a_threshold_below_every_score_rejects_everything() -> None:
-    assert false_reject_rate([1.0, 2.0], 0.5) == FalseRejectRate(1.0, 1.0, 0.95, 2)
+    assert false_reject_rate([1.0, 2.0], 0.5) == FalseReject(1.0, 1.0, 0.95, 2)
     assert false_reject_rate([1.0, 2.0], 1.0).expected == pytest.approx(2 / 3)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from orchestrator.api.inspection.schemas import (
     CalibrationBody,
     DatasetClass,
-    DatasetClasses,
     DatasetListResponse,
     FalseRejectRate,
     InferParams,
@@ -139,7 +138,7 @@ def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
 
 def dataset_list(part: Part, listings: Mapping[Label, Listing], call: Call) -> DatasetListResponse:
     """Give what is stored for a part."""
-    classes = {
+    classes: dict[Label, DatasetClass] = {
         label: DatasetClass(
             count=len(listing.files),
             files=list(listing.files),
@@ -150,7 +149,7 @@ def dataset_list(part: Part, listings: Mapping[Label, Listing], call: Call) -> D
     return DatasetListResponse(
         role_id=part.role_id,
         roi_id=part.roi_id,
-        classes=DatasetClasses(ok=classes.get("ok"), ng=classes.get("ng")),
+        classes=classes,
         request_id=call.request_id,
         recipe_id=call.recipe_id,
     )

@@ -6,11 +6,9 @@ import asyncio
 import math
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Depends
 
-from orchestrator.api.inspection import forms
-from orchestrator.api.inspection.bodies import calibration_body, identity
+from orchestrator.api.inspection.bodies import calibration_body
 from orchestrator.api.inspection.schemas import (
     CalibrateDatasetRequest,
     CalibrateNgRequest,
@@ -26,13 +24,14 @@ from orchestrator.features.base import Priority
 from orchestrator.patchcore.calibration import normalise_percentile
 from orchestrator.runtime import Runtime
 from orchestrator.services.calibrate import Recipe
+from orchestrator.services.embed import RawShape
 
 router = APIRouter(tags=["calibrate"])
-_log = structlog.get_logger()
 
 
 @router.post(
     "/calibrate_ng",
+    name="calibrate_ng",
     summary="Choose a threshold from measured scores",
     responses=problems(400, 401, 409, 422, 500, 503),
 )
@@ -42,18 +41,20 @@ async def calibrate_ng(
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> CalibrationBody:
     """Apply the published rule to the client's scores; binds to the bank in force."""
-    target = forms.target_of(call.recipe(body.recipe_id), body.role_id, body.roi_id, body.model_key)
+    target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
+    call.note(operator_id=body.operator_id, notes=body.notes)
     sent = None if body.mm_per_px is None else check_mm_per_px(body.mm_per_px)
     recipe = await _recipe(runtime, target, body, sent)
     calibration = await runtime.calibrator.from_scores(
         target, recipe, body.ok_scores, body.ng_scores or (), mm_per_px=sent
     )
-    _log.info("calibrate_ng.response", **identity(target), threshold=calibration.threshold)
+    call.note(threshold=calibration.threshold, bank_generation=calibration.bank_generation)
     return calibration_body(target, calibration, call)
 
 
 @router.post(
     "/calibrate_dataset",
+    name="calibrate_dataset",
     summary="Choose a threshold from the stored samples",
     responses=problems(400, 401, 409, 413, 422, 429, 500, 503, 504),
 )
@@ -63,18 +64,18 @@ async def calibrate_dataset(
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> CalibrationBody:
     """Score every stored OK sample by a bank that does not hold it, every NG sample by the bank in force."""
-    target = forms.target_of(call.recipe(body.recipe_id), body.role_id, body.roi_id, body.model_key)
+    target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
+    call.note(operator_id=body.operator_id, notes=body.notes)
     default = body.default_mm_per_px
     fallback = None if default is None else check_mm_per_px(default, "default_mm_per_px")
-    recipe = await _recipe(runtime, target, body, None, fallback)
+    recipe = await _recipe(runtime, target, body, None, fallback, body.shape or None)
     calibration = await runtime.calibrator.from_dataset(
         target,
         recipe,
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
         require_ng=body.require_ng,
-        shape=body.shape or None,
     )
-    _log.info("calibrate_dataset.response", **identity(target), threshold=calibration.threshold)
+    call.note(threshold=calibration.threshold, bank_generation=calibration.bank_generation)
     return calibration_body(target, calibration, call)
 
 
@@ -84,6 +85,7 @@ async def _recipe(
     options: CalibrationOptions,
     mm_per_px: float | None,
     fallback: float | None = None,
+    shape: RawShape = None,
 ) -> Recipe:
     settings = runtime.settings
     percentile = options.score_percentile
@@ -97,4 +99,5 @@ async def _recipe(
         mm_per_px or locked or fallback or DEFAULT_MM_PER_PX,
         operator_id=options.operator_id,
         notes=options.notes,
+        shape=shape,
     )

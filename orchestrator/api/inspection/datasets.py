@@ -22,7 +22,6 @@ from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part
 from orchestrator.domain.samples import MEDIA_TYPES, Label
-from orchestrator.errors import NotFound
 from orchestrator.runtime import Runtime
 from orchestrator.services.datasets import parse_metas
 
@@ -60,6 +59,7 @@ async def _upload(
     if known:
         sidecars = [{**known, **meta} for meta in sidecars or [{} for _ in posted]]
     samples = await runtime.datasets.upload(part, label, posted, sidecars)
+    call.note(label=label, added=sum(s.added for s in samples), **known)
     return UploadResponse(
         status="ok",
         saved=[sample.name for sample in samples],
@@ -69,7 +69,10 @@ async def _upload(
 
 
 @router.post(
-    "/ok/upload", summary="Store good photographs", responses=problems(400, 401, 409, 413, 422, 500, 503)
+    "/ok/upload",
+    name="datasets.upload",
+    summary="Store good photographs",
+    responses=problems(400, 401, 409, 413, 422, 500, 503),
 )
 async def upload_ok(
     call: Annotated[Call, Depends(current_call)],
@@ -84,7 +87,7 @@ async def upload_ok(
     notes: forms.NoteForm = None,
 ) -> UploadResponse:
     """Store all or none; bytes that are known already return their existing name."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     files = forms.uploads(images, images_brackets)
     return await _upload(
         "ok", call, runtime, part, files, metas, {"operator_id": operator_id, "notes": notes}
@@ -92,7 +95,10 @@ async def upload_ok(
 
 
 @router.post(
-    "/ng/upload", summary="Store bad photographs", responses=problems(400, 401, 409, 413, 422, 500, 503)
+    "/ng/upload",
+    name="datasets.upload",
+    summary="Store bad photographs",
+    responses=problems(400, 401, 409, 413, 422, 500, 503),
 )
 async def upload_ng(
     call: Annotated[Call, Depends(current_call)],
@@ -107,7 +113,7 @@ async def upload_ng(
     notes: forms.NoteForm = None,
 ) -> UploadResponse:
     """Store all or none; bytes that are known already return their existing name."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     files = forms.uploads(images, images_brackets)
     return await _upload(
         "ng", call, runtime, part, files, metas, {"operator_id": operator_id, "notes": notes}
@@ -116,9 +122,9 @@ async def upload_ng(
 
 @router.get(
     "/list",
+    name="datasets.list",
     summary="List the stored photographs",
     responses=problems(400, 401, 422, 500, 503),
-    response_model_exclude_none=True,
 )
 async def list_samples(
     call: Annotated[Call, Depends(current_call)],
@@ -128,12 +134,13 @@ async def list_samples(
     recipe_id: forms.RecipeQuery = None,
 ) -> DatasetListResponse:
     """List by label, oldest first; a label without photographs is absent."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     return dataset_list(part, await asyncio.to_thread(runtime.datasets.listing, part), call)
 
 
 @router.get(
     "/file",
+    name="datasets.file",
     summary="Fetch a stored photograph",
     response_class=Response,
     responses={**_IMAGE, **problems(400, 401, 404, 422, 500, 503)},
@@ -148,13 +155,18 @@ async def get_file(
     recipe_id: forms.RecipeQuery = None,
 ) -> Response:
     """Answer the bytes as they were posted; a name never changes its content."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     data = await asyncio.to_thread(runtime.datasets.read, part, label, filename)
     media = MEDIA_TYPES[filename.rsplit(".", 1)[-1].lower()]
     return Response(data, media_type=media, headers={"Cache-Control": "private, max-age=31536000, immutable"})
 
 
-@router.delete("/file", summary="Remove a stored photograph", responses=problems(400, 401, 422, 500, 503))
+@router.delete(
+    "/file",
+    name="datasets.delete",
+    summary="Remove a stored photograph",
+    responses=problems(400, 401, 422, 500, 503),
+)
 async def delete_file(
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
@@ -165,7 +177,7 @@ async def delete_file(
     recipe_id: forms.RecipeQuery = None,
 ) -> DeleteResponse:
     """Remove the photograph and its sidecar; `deleted` is false where there was none."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     deleted = await asyncio.to_thread(runtime.datasets.remove, part, label, filename)
     return DeleteResponse(
         role_id=role_id,
@@ -180,6 +192,7 @@ async def delete_file(
 
 @router.get(
     "/meta",
+    name="datasets.meta",
     summary="Fetch a photograph's sidecar",
     response_model=SampleMetaResponse,
     responses=problems(400, 401, 404, 422, 500, 503),
@@ -194,15 +207,16 @@ async def get_meta(
     recipe_id: forms.RecipeQuery = None,
 ) -> Response:
     """Answer what the client sent beside the photograph, completed."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     meta = await asyncio.to_thread(runtime.datasets.meta, part, label, filename)
-    if not meta:
-        raise NotFound("meta not found")
     return JSONResponse({**meta, "request_id": call.request_id, "recipe_id": call.recipe_id})
 
 
 @router.delete(
-    "/clear", summary="Remove all photographs of a label", responses=problems(400, 401, 422, 500, 503)
+    "/clear",
+    name="datasets.clear",
+    summary="Remove all photographs of a label",
+    responses=problems(400, 401, 422, 500, 503),
 )
 async def clear(
     call: Annotated[Call, Depends(current_call)],
@@ -213,7 +227,7 @@ async def clear(
     recipe_id: forms.RecipeQuery = None,
 ) -> ClearResponse:
     """Remove them all; counts photographs and sidecars."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     cleared = await asyncio.to_thread(runtime.datasets.clear, part, label)
     return ClearResponse(
         role_id=role_id,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import structlog
-from fastapi import APIRouter, Depends, Form
+from fastapi import APIRouter, Depends, Form, Request
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity
@@ -19,15 +18,16 @@ from orchestrator.runtime import Runtime
 from orchestrator.services.fit import FitRequest
 
 router = APIRouter(tags=["fit"])
-_log = structlog.get_logger()
 
 
 @router.post(
     "/fit_ok",
+    name="fit_ok",
     summary="Fit a memory bank from good photographs",
     responses=problems(400, 401, 409, 413, 422, 429, 500, 503, 504),
 )
 async def fit_ok(
+    request: Request,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
     role_id: forms.RoleForm,
@@ -44,24 +44,24 @@ async def fit_ok(
     notes: forms.NoteForm = None,
 ) -> FitResponse:
     """Store the posted photographs as OK samples and replace the bank; nothing changes unless it succeeds."""
-    target = forms.target_of(call.recipe(recipe_id), role_id, roi_id, model_key)
+    target = call.target(recipe_id, role_id, roi_id, model_key)
+    await forms.refuse_later_fields(request, "accumulate")
     scale = forms.scale(mm_per_px)
     shape = shape or None
+    call.note(operator_id=operator_id, notes=notes)
     posted = await read_images(forms.uploads(images, images_brackets), runtime, shape)
-    _log.info("fit_ok.request", **identity(target), n_images=len(posted), use_dataset=use_dataset)
     result = await runtime.fitter.fit(
         FitRequest(target, scale, posted, use_dataset, memory_fit, shape, operator_id, notes),
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
     )
     record, metadata = result.record, result.record.metadata
-    _log.info(
-        "fit_ok.response",
-        **identity(target),
+    call.note(
+        n_images=len(posted),
+        use_dataset=use_dataset,
         n_embeddings=metadata.n_embeddings,
         coreset_size=len(record.embeddings),
         bank_generation=metadata.generation,
         recalibrated=result.recalibrated,
-        elapsed_ms=round(metadata.fit_duration_s * 1e3, 1),
     )
     return FitResponse(
         **identity(target),
@@ -86,6 +86,7 @@ async def fit_ok(
 
 @router.post(
     "/send_ng",
+    name="send_ng",
     summary="Store bad photographs",
     responses=problems(400, 401, 409, 413, 422, 500, 503),
 )
@@ -103,12 +104,13 @@ async def send_ng(
     notes: forms.NoteForm = None,
 ) -> SendNgResponse:
     """Store the photographs as NG samples; known bytes are not counted as added."""
-    part = Part.of(call.recipe(recipe_id), role_id, roi_id)
+    part = call.part(recipe_id, role_id, roi_id)
     scale = forms.scale(mm_per_px)
     posted = await read_images(forms.uploads(images, images_brackets), runtime)
     extras = {"shape_json": shape or None, "operator_id": operator_id, "notes": notes, "source": "send_ng"}
     metas = [{k: v for k, v in extras.items() if v is not None} for _ in posted]
     samples = await runtime.datasets.upload(part, "ng", posted, metas, mm_per_px=scale)
+    call.note(ng_added=sum(s.added for s in samples), operator_id=operator_id, notes=notes)
     return SendNgResponse(
         ng_added=sum(sample.added for sample in samples),
         target_dir=_folder(runtime, part, "ng"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import File, Form, Query, UploadFile
+from fastapi import File, Form, Query, Request, UploadFile
 
-from orchestrator.domain.identity import Target
 from orchestrator.domain.scale import check_mm_per_px
+from orchestrator.errors import InvalidInput
 
 RoleForm = Annotated[str, Form(min_length=1, max_length=64, description="Role; at most 84 bytes of UTF-8.")]
 RoiForm = Annotated[str, Form(min_length=1, max_length=64, description="ROI; at most 84 bytes of UTF-8.")]
@@ -38,20 +38,33 @@ RoiQuery = Annotated[str, Query(min_length=1, max_length=64)]
 RecipeQuery = Annotated[str | None, Query()]
 ModelKeyQuery = Annotated[str | None, Query(max_length=64)]
 
+_OFF = frozenset({"", "0", "false", "no", "off", "f", "n"})
+
 
 def uploads(*fields: list[UploadFile] | None) -> list[UploadFile]:
     """Join the two spellings of a file field, in order."""
     return [upload for field in fields if field for upload in field]
 
 
-def target_of(recipe_id: str, role_id: str, roi_id: str, model_key: str | None) -> Target:
-    """Name the target of a request.
-
-    Raises InvalidIdentifier.
-    """
-    return Target.of(recipe_id, role_id, roi_id, model_key or None)
-
-
 def scale(value: float) -> float:
     """Check a scale. Raises InvalidInput."""
     return check_mm_per_px(value)
+
+
+async def refuse_later_fields(request: Request, *names: str) -> None:
+    """Refuse fields that a later release will answer to, rather than ignore what they ask for.
+
+    Raises InvalidInput where one is switched on.
+    """
+    form = await request.form()
+    for name in names:
+        for value in form.getlist(name):
+            if not isinstance(value, str) or value.strip().lower() not in _OFF:
+                raise later(name)
+
+
+def later(name: str) -> InvalidInput:
+    """Phrase a field that this release cannot answer to."""
+    return InvalidInput(
+        f"{name}: is not part of this release; leave it out, or send false.", code="not_in_this_release"
+    )

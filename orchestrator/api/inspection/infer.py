@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-import structlog
-from fastapi import APIRouter, Depends, File, Form, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, verdict_fields
@@ -26,15 +25,16 @@ from orchestrator.services.inspect import Inspection, Verdict
 from orchestrator.services.inspect_dataset import DatasetVerdict, inspect_dataset
 
 router = APIRouter(tags=["infer"])
-_log = structlog.get_logger()
 
 
 @router.post(
     "/infer",
+    name="infer",
     summary="Judge one photograph",
     responses=problems(400, 401, 409, 413, 422, 428, 429, 500, 503, 504),
 )
 async def infer(
+    request: Request,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
     role_id: forms.RoleForm,
@@ -47,18 +47,17 @@ async def infer(
     recipe_id: forms.RecipeForm = None,
 ) -> InferResponse:
     """Score the photograph against the bank in force; the heat map has exactly the crop's size."""
-    target = forms.target_of(call.recipe(recipe_id), role_id, roi_id, model_key)
+    target = call.target(recipe_id, role_id, roi_id, model_key)
+    await forms.refuse_later_fields(request, "explain")
     scale = forms.scale(mm_per_px)
     (photograph,) = await read_images([image], runtime, shape or None)
     inspection = Inspection(target, photograph, scale, include_heatmap is not False)
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
-    _log.info(
-        "infer.response",
-        **identity(target),
+    call.note(
         score=verdict.score,
         threshold=verdict.threshold,
+        decision=verdict.decision,
         bank_generation=verdict.bank_generation,
-        elapsed_ms=round(verdict.elapsed_ms, 2),
     )
     return InferResponse(
         **verdict_fields(target, verdict), request_id=call.request_id, recipe_id=call.recipe_id
@@ -67,6 +66,7 @@ async def infer(
 
 @router.post(
     "/infer_dataset",
+    name="infer_dataset",
     summary="Judge the stored samples",
     responses=problems(400, 401, 409, 422, 428, 429, 500, 503, 504),
 )
@@ -76,7 +76,7 @@ async def infer_dataset(
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> InferDatasetResponse:
     """Judge every stored sample of the wanted labels; a sample that cannot be judged fails alone."""
-    target = forms.target_of(call.recipe(body.recipe_id), body.role_id, body.roi_id, body.model_key)
+    target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
     default = body.default_mm_per_px
     fallback = None if default is None else check_mm_per_px(default, "default_mm_per_px")
     locked = await asyncio.to_thread(runtime.states.mm_per_px, target.part.recipe_id)
@@ -91,6 +91,7 @@ async def infer_dataset(
         include_heatmap=body.include_heatmap,
     )
     items = [_item(target, verdict) for verdict in verdicts]
+    call.note(n_total=len(items))
     return InferDatasetResponse(
         status="ok",
         **identity(target),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
@@ -20,7 +21,7 @@ from orchestrator.api.inspection.schemas import (
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, number, read_images
 from orchestrator.domain.identity import Target
-from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_mm_per_px
+from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_against_lock, check_mm_per_px
 from orchestrator.errors import InvalidIdentifier, InvalidInput, NotBuilt, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.runtime import Runtime
@@ -46,27 +47,47 @@ class UnclearFamily(InvalidIdentifier):
     code = "unclear_family"
 
 
-async def _family(request: Request, role_id: str | None, roi_id: str | None) -> tuple[str, str]:
-    toolkit = (await request.form()).get("toolkit_id") or request.query_params.get("toolkit_id")
-    inspection = bool(role_id or roi_id)
-    if toolkit and inspection:
-        raise UnclearFamily("toolkit_id and role_id/roi_id: send one or the other, not both.")
-    if toolkit:
-        raise NotBuilt("toolkit_id: tool recognition is not part of this release; send role_id and roi_id.")
+async def _target(
+    request: Request,
+    call: Call,
+    recipe_id: str | None,
+    role_id: str | None,
+    roi_id: str | None,
+    model_key: str | None,
+) -> Target:
+    await _refuse_toolkit(request, instead_of="role_id/roi_id" if role_id or roi_id else None)
     if not role_id or not roi_id:
         missing = " and ".join(n for n, v in (("role_id", role_id), ("roi_id", roi_id)) if not v)
         raise UnclearFamily(f"{missing}: missing; send role_id and roi_id for inspection.")
-    return role_id, roi_id
+    return call.target(recipe_id, role_id, roi_id, model_key)
+
+
+async def _refuse_toolkit(request: Request, instead_of: str | None) -> None:
+    toolkit = (await request.form()).get("toolkit_id") or request.query_params.get("toolkit_id")
+    if toolkit and instead_of:
+        raise UnclearFamily(f"toolkit_id and {instead_of}: send one or the other, not both.")
+    if toolkit:
+        raise NotBuilt("toolkit_id: tool recognition is not part of this release; send role_id and roi_id.")
+    await forms.refuse_later_fields(request, "explain")
 
 
 async def _scale(runtime: Runtime, recipe_id: str, sent: float | None) -> float:
-    if sent is not None:
-        return check_mm_per_px(sent)
-    return await asyncio.to_thread(runtime.states.mm_per_px, recipe_id) or DEFAULT_MM_PER_PX
+    locked = await asyncio.to_thread(runtime.states.mm_per_px, recipe_id)
+    if sent is None:
+        return locked or DEFAULT_MM_PER_PX
+    if locked is not None:
+        check_against_lock(check_mm_per_px(sent), locked, recipe_id)
+    return check_mm_per_px(sent)
 
 
-@router.post("/predict", summary="Judge one photograph", description=_FAMILY, responses=problems(*_STATUSES))
-@router.post("/predict/", include_in_schema=False)
+@router.post(
+    "/predict",
+    name="predict",
+    summary="Judge one photograph",
+    description=_FAMILY,
+    responses=problems(*_STATUSES),
+)
+@router.post("/predict/", name="predict", include_in_schema=False)
 async def predict(
     request: Request,
     call: Annotated[Call, Depends(current_call)],
@@ -80,17 +101,16 @@ async def predict(
     recipe_id: forms.RecipeForm = None,
 ) -> PredictResponse:
     """Answer in the first generation's words."""
-    recipe = call.recipe(recipe_id)
-    role, roi = await _family(request, role_id, roi_id)
-    target = forms.target_of(recipe, role, roi, model_key)
-    scale = await _scale(runtime, recipe, mm_per_px)
+    target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
+    scale = await _scale(runtime, call.recipe_id, mm_per_px)
     (photograph,) = await read_images([image], runtime, shape or None)
     inspection = Inspection(
         target, photograph, scale, include_heatmap=False, lock_scale=mm_per_px is not None
     )
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
+    call.note(score=verdict.score, threshold=verdict.threshold, bank_generation=verdict.bank_generation)
     score = PredictScore(
-        roi=roi,
+        roi=target.part.roi_id,
         score=verdict.score,
         is_anomaly=None if verdict.decision is None else verdict.decision == "ng",
         threshold=verdict.threshold,
@@ -99,8 +119,8 @@ async def predict(
     )
     height, width = verdict.input_size
     return PredictResponse(
-        role_id=role,
-        roi_id=roi,
+        role_id=target.part.role_id,
+        roi_id=target.part.roi_id,
         scores=[score],
         inference_ms=round(verdict.elapsed_ms, 3),
         image_resized=[width, height],
@@ -110,9 +130,13 @@ async def predict(
 
 
 @router.post(
-    "/predict/batch", summary="Judge many photographs", description=_FAMILY, responses=problems(*_STATUSES)
+    "/predict/batch",
+    name="predict.batch",
+    summary="Judge many photographs",
+    description=_FAMILY,
+    responses=problems(*_STATUSES),
 )
-@router.post("/predict/batch/", include_in_schema=False)
+@router.post("/predict/batch/", name="predict.batch", include_in_schema=False)
 async def predict_batch(
     request: Request,
     call: Annotated[Call, Depends(current_call)],
@@ -133,44 +157,41 @@ async def predict_batch(
 ) -> PredictManyResponse:
     """Judge them in the order sent; one bad photograph fails alone."""
     started = time.perf_counter()
-    recipe = call.recipe(recipe_id)
-    posted = await read_images(_some(forms.uploads(images, images_brackets)), runtime, shape or None)
+    posted = forms.uploads(images, images_brackets)
+    wanted: list[tuple[Target, RawShape]]
     if targets:
-        if role_id or roi_id or (await request.form()).get("toolkit_id"):
-            raise UnclearFamily(
-                "targets: stands in place of role_id, roi_id and toolkit_id; send one or the other."
-            )
-        wanted = _targets(targets, recipe, len(posted))
+        if role_id or roi_id:
+            raise UnclearFamily("targets and role_id/roi_id: send one or the other, not both.")
+        await _refuse_toolkit(request, instead_of="targets")
+        wanted = _targets(targets, call.recipe(recipe_id), len(posted))
     else:
-        role, roi = await _family(request, role_id, roi_id)
-        wanted = [(forms.target_of(recipe, role, roi, model_key), shape or None)] * len(posted)
-    scale = await _scale(runtime, recipe, mm_per_px)
-    for target in dict.fromkeys(target for target, _ in wanted):
-        await asyncio.to_thread(runtime.inspector.check, target)
+        target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
+        wanted = [(target, None)] * len(posted)
+    photographs = await read_images(_some(posted), runtime, shape or None)
+    scale = await _scale(runtime, call.recipe_id, mm_per_px)
+    await asyncio.to_thread(runtime.inspector.check_any, [target for target, _ in wanted])
     inspections = [
         Inspection(
-            target,
-            Photograph(p.data, p.name, own),
-            scale,
-            include_heatmap is not False,
-            mm_per_px is not None,
+            target, replace(p, shape=own or p.shape), scale, include_heatmap is not False, lock_scale=False
         )
-        for p, (target, own) in zip(posted, wanted, strict=True)
+        for p, (target, own) in zip(photographs, wanted, strict=True)
     ]
     context = call.context(runtime.settings.request_timeout_s)
     results: list[PredictItem] = []
     for start in range(0, len(inspections), runtime.inspector.batch_size):
         results += await _judge(runtime, inspections[start : start + runtime.inspector.batch_size], context)
+    await _lock_scale(runtime, call, mm_per_px)
     return _many(results, started, call)
 
 
 @router.post(
     "/predict/zip",
+    name="predict.zip",
     summary="Judge an archive of photographs",
     description=_FAMILY,
     responses=problems(*_STATUSES),
 )
-@router.post("/predict/zip/", include_in_schema=False)
+@router.post("/predict/zip/", name="predict.zip", include_in_schema=False)
 async def predict_zip(
     request: Request,
     call: Annotated[Call, Depends(current_call)],
@@ -186,10 +207,8 @@ async def predict_zip(
 ) -> PredictManyResponse:
     """Judge its photographs in the archive's order; one bad photograph fails alone."""
     started = time.perf_counter()
-    recipe = call.recipe(recipe_id)
-    role, roi = await _family(request, role_id, roi_id)
-    target = forms.target_of(recipe, role, roi, model_key)
-    scale = await _scale(runtime, recipe, mm_per_px)
+    target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
+    scale = await _scale(runtime, call.recipe_id, mm_per_px)
     if not (zip_file.filename or "").lower().endswith(".zip"):
         raise InvalidInput("zip_file: its name must end in .zip.")
     settings = runtime.settings
@@ -209,7 +228,7 @@ async def predict_zip(
                 Photograph(data, name, shape or None),
                 scale,
                 include_heatmap is not False,
-                mm_per_px is not None,
+                lock_scale=False,
             )
             for name, data in batch
             if isinstance(data, bytes)
@@ -217,7 +236,14 @@ async def predict_zip(
         judged = iter(await _judge(runtime, inspections, context) if inspections else [])
         for name, data in batch:
             results.append(next(judged) if isinstance(data, bytes) else _failed(target, name, data))
+    await _lock_scale(runtime, call, mm_per_px)
     return _many(results, started, call)
+
+
+async def _lock_scale(runtime: Runtime, call: Call, sent: float | None) -> None:
+    # Last of all, so that a request that fails half-way has locked nothing.
+    if sent is not None:
+        await asyncio.to_thread(runtime.inspector.lock_scale, call.recipe_id, sent)
 
 
 async def _judge(runtime: Runtime, inspections: list[Inspection], context: CallContext) -> list[PredictItem]:
@@ -246,6 +272,7 @@ def _failed(target: Target, name: str, error: PatchlightError) -> PredictItem:
 
 def _many(results: list[PredictItem], started: float, call: Call) -> PredictManyResponse:
     failed = sum(not r.success for r in results)
+    call.note(n_total=len(results), n_errors=failed)
     return PredictManyResponse(
         n_total=len(results),
         n_errors=failed,
@@ -271,10 +298,10 @@ def _targets(text: str, recipe_id: str, count: int) -> list[tuple[Target, RawSha
         raise InvalidInput("targets: is not JSON; send a list aligned with images.") from error
     if not isinstance(entries, list) or len(entries) != count:
         raise InvalidInput(f"targets: must be a list of {count}, one for each image.")
-    return [_target(entry, recipe_id, index) for index, entry in enumerate(entries)]
+    return [_entry(entry, recipe_id, index) for index, entry in enumerate(entries)]
 
 
-def _target(entry: object, recipe_id: str, index: int) -> tuple[Target, RawShape]:
+def _entry(entry: object, recipe_id: str, index: int) -> tuple[Target, RawShape]:
     if not isinstance(entry, dict):
         raise InvalidInput(f"targets[{index}]: must be an object with role_id and roi_id.")
     texts: dict[str, str | None] = {}
@@ -287,7 +314,7 @@ def _target(entry: object, recipe_id: str, index: int) -> tuple[Target, RawShape
     if not (shape is None or isinstance(shape, str | dict)):
         raise InvalidInput(f"targets[{index}].shape: must be JSON text or an object.")
     try:
-        target = forms.target_of(recipe_id, texts["role_id"] or "", texts["roi_id"] or "", texts["model_key"])
+        role, roi = texts["role_id"] or "", texts["roi_id"] or ""
+        return Target.of(recipe_id, role, roi, texts["model_key"]), shape or None
     except InvalidIdentifier as error:
         raise InvalidIdentifier(f"targets[{index}].{error.message}") from error
-    return target, shape or None

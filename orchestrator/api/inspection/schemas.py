@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.api.wire import Closed
 
 Decision = Literal["ok", "ng"]
+Number = Annotated[float, Field(strict=True)]
+"""A JSON number; not a text, and true is not 1."""
+
+Flag = Annotated[bool, Field(strict=True)]
 TokenShape = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
@@ -80,25 +84,32 @@ class CalibrationOptions(Evaluated):
     """How the threshold is to be chosen."""
 
     method: Literal["percentile"] = "percentile"
-    score_percentile: float | None = None
-    area_mm2_thr: float | None = None
-    operator_id: str | None = None
-    notes: str | None = None
+    score_percentile: Number | None = None
+    area_mm2_thr: Number | None = None
+    operator_id: Annotated[str | None, Field(max_length=10_000)] = None
+    notes: Annotated[str | None, Field(max_length=10_000)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, sent: Any) -> Any:
+        if isinstance(sent, dict) and sent.get("method") == "conformal":
+            raise ValueError("method: 'conformal' is not part of this release; send 'percentile'.")
+        return sent
 
 
 class CalibrateNgRequest(CalibrationOptions):
     """Scores that the client has measured."""
 
-    ok_scores: list[float]
-    ng_scores: list[float] | None = None
-    mm_per_px: float | None = None
+    ok_scores: list[Number]
+    ng_scores: list[Number] | None = None
+    mm_per_px: Number | None = None
 
 
 class CalibrateDatasetRequest(CalibrationOptions):
     """Calibrate from the stored samples."""
 
-    default_mm_per_px: float | None = None
-    require_ng: bool = True
+    default_mm_per_px: Number | None = None
+    require_ng: Flag = True
     shape: str | dict[str, Any] | None = None
 
 
@@ -194,9 +205,16 @@ class InferDatasetRequest(Evaluated):
     """Judge the stored samples."""
 
     labels: Annotated[list[Decision], Field(min_length=1)] = ["ok", "ng"]
-    include_heatmap: bool = False
-    default_mm_per_px: float | None = None
+    include_heatmap: Flag = False
+    default_mm_per_px: Number | None = None
     shape: str | dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, sent: Any) -> Any:
+        if isinstance(sent, dict) and sent.get("explain"):
+            raise ValueError("explain: is not part of this release; leave it out, or send false.")
+        return sent
 
 
 class InferDatasetItem(Closed):
@@ -298,19 +316,14 @@ class DatasetClass(Closed):
     meta: dict[str, bool]
 
 
-class DatasetClasses(Closed):
-    """A label without photographs is absent."""
-
-    ok: DatasetClass | None = None
-    ng: DatasetClass | None = None
-
-
 class DatasetListResponse(Identified):
     """What is stored for a part."""
 
     role_id: str
     roi_id: str
-    classes: DatasetClasses
+    classes: Annotated[
+        dict[Decision, DatasetClass], Field(description="A label without photographs is absent.")
+    ]
 
 
 class SampleMetaResponse(BaseModel):
@@ -318,8 +331,16 @@ class SampleMetaResponse(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    request_id: str
+    role_id: str
+    roi_id: str
     recipe_id: str
+    label: Decision
+    filename: str
+    timestamp_utc: str
+    created_at_utc: str
+    source: str
+    sha256: str
+    request_id: str
 
 
 class DeleteResponse(Identified):

@@ -25,7 +25,12 @@ router = APIRouter(tags=["state"])
 PathId = Annotated[str, Path(min_length=1, max_length=64)]
 
 
-@router.get("/train/status", summary="What fits are doing", responses=problems(400, 401, 500, 503))
+@router.get(
+    "/train/status",
+    name="train.status",
+    summary="What fits are doing",
+    responses=problems(400, 401, 500, 503),
+)
 async def train_status(
     call: Annotated[Call, Depends(current_call)], runtime: Annotated[Runtime, Depends(current_runtime)]
 ) -> TrainStatusResponse:
@@ -47,7 +52,12 @@ async def train_status(
     )
 
 
-@router.get("/state", summary="Is it fitted, is it calibrated", responses=problems(400, 401, 422, 500, 503))
+@router.get(
+    "/state",
+    name="state",
+    summary="Is it fitted, is it calibrated",
+    responses=problems(400, 401, 422, 500, 503),
+)
 async def state(
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
@@ -57,7 +67,7 @@ async def state(
     model_key: forms.ModelKeyQuery = None,
 ) -> StateResponse:
     """Answer from the store."""
-    target = forms.target_of(call.recipe(recipe_id), role_id, roi_id, model_key)
+    target = call.target(recipe_id, role_id, roi_id, model_key)
     found = await asyncio.to_thread(runtime.states.target, target)
     return StateResponse(
         status="ok",
@@ -74,7 +84,10 @@ async def state(
 
 
 @router.get(
-    "/manifest", summary="Everything stored for a target", responses=problems(400, 401, 422, 500, 503)
+    "/manifest",
+    name="manifest",
+    summary="Everything stored for a target",
+    responses=problems(400, 401, 422, 500, 503),
 )
 async def manifest(
     call: Annotated[Call, Depends(current_call)],
@@ -85,7 +98,7 @@ async def manifest(
     model_key: forms.ModelKeyQuery = None,
 ) -> ManifestResponse:
     """Answer from the store, fitted or not."""
-    target = forms.target_of(call.recipe(recipe_id), role_id, roi_id, model_key)
+    target = call.target(recipe_id, role_id, roi_id, model_key)
     found = await asyncio.to_thread(runtime.states.target, target)
     bank = found.bank
     metadata = bank.metadata if bank else None
@@ -112,6 +125,7 @@ async def manifest(
 
 @router.get(
     "/manifests/{role_id}/{roi_id}",
+    name="manifest",
     summary="The second generation's manifest",
     responses=problems(400, 401, 404, 422, 500, 503),
 )
@@ -124,7 +138,7 @@ async def target_manifest(
     model_key: forms.ModelKeyQuery = None,
 ) -> TargetManifestResponse:
     """Answer 404 where nothing was ever fitted."""
-    target = forms.target_of(call.recipe(recipe_id), role_id, roi_id, model_key)
+    target = call.target(recipe_id, role_id, roi_id, model_key)
     found = await asyncio.to_thread(runtime.states.target, target)
     if found.bank is None:
         raise NotFound(f"{target.part.label} has no memory in recipe '{call.recipe_id}'; run /fit_ok first.")
