@@ -95,8 +95,10 @@ def _store(settings: Settings) -> Finding:
     root = settings.data_root
     if not root.exists():
         folder = _existing(root)
-        if not os.access(folder, os.W_OK):
-            return Finding("store", "bad", f"{folder} cannot be written", "choose another BACKEND_DATA_ROOT")
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            return Finding(
+                "store", "bad", f"{root} cannot be made below {folder}", "choose another BACKEND_DATA_ROOT"
+            )
         return Finding("store", "ok", f"{root} will be made")
     FileStore(root).check()
     return Finding("store", "ok", f"{root} can be written")
@@ -116,7 +118,7 @@ def _port(settings: Settings) -> Finding:
 
 
 def _libpython(_: Settings) -> Finding:
-    return Finding("libpython", "ok", str(find_libpython().library))
+    return Finding("libpython", "ok", str(find_libpython(may_install=False).library))
 
 
 def _triton(settings: Settings) -> Finding:

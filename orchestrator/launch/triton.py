@@ -16,6 +16,9 @@ from orchestrator.features.repository import ModelRepository
 from orchestrator.settings import Settings
 from orchestrator.twin.process import serve_repository
 
+GRPC_PORT = 8001
+"""Triton's usual one; taken where it is free."""
+
 _POLL_S = 0.5
 
 
@@ -43,6 +46,7 @@ def serve_triton(settings: Settings, models: Sequence[str], threads: int | None,
                 wanted,
                 triton_home=settings.triton_home,
                 threads=threads or len(os.sched_getaffinity(0)),
+                preferred_grpc_port=GRPC_PORT,
             )
         )
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -23,13 +23,19 @@ class Ports:
     metrics: int
 
 
-def free_ports() -> Ports:
-    """Find ports that are free now; another program may take one before Triton binds it."""
+def free_ports(preferred_grpc: int = 0) -> Ports:
+    """Find ports that are free now, gRPC's preferred one among them if it is.
+
+    Another program may take one before Triton binds it.
+    """
     with ExitStack() as held:
         found = []
-        for _ in range(3):
+        for wanted in (preferred_grpc, 0, 0):
             probe = held.enter_context(socket.socket())
-            probe.bind((HOST, 0))
+            try:
+                probe.bind((HOST, wanted))
+            except OSError:
+                probe.bind((HOST, 0))
             found.append(int(probe.getsockname()[1]))
         return Ports(*found)
 

@@ -28,14 +28,14 @@ class Libpython:
     interpreter: Path
 
 
-def find_libpython() -> Libpython:
+def find_libpython(*, may_install: bool = True) -> Libpython:
     """Find libpython of this minor version; as root on Debian, install it where it is missing.
 
     Raises FeaturesUnavailable with the command to run.
     """
     found = _search()
     package = f"libpython{_minor()}"
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+    if found is None and may_install and os.geteuid() == 0 and shutil.which("apt-get"):
         _apt_install(package)
         found = _search()
     if found is None:

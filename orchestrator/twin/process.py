@@ -48,6 +48,7 @@ class TritonServer:
         start_timeout_s: float = 60.0,
         exit_timeout_s: float = 5.0,
         extra_arguments: Sequence[str] = (),
+        preferred_grpc_port: int = 0,
     ) -> None:
         self._installation = installation
         self._repository = repository
@@ -56,6 +57,7 @@ class TritonServer:
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
         self._extra = tuple(extra_arguments)
+        self._preferred_grpc_port = preferred_grpc_port
         self._id = f"patchlight_triton_{uuid.uuid4().hex[:12]}"
         self._run_dir = Path(tempfile.mkdtemp(prefix="patchlight-triton-"))
         self.log = log or self._run_dir / "triton.log"
@@ -160,7 +162,7 @@ class TritonServer:
 
     def _start_on_free_ports(self) -> None:
         for attempt in range(_ATTEMPTS):
-            self._ports = free_ports()
+            self._ports = free_ports(self._preferred_grpc_port)
             try:
                 self._launch()
             except FeaturesUnavailable:
@@ -276,10 +278,12 @@ def serve_repository(
     log: Path | None = None,
     start_timeout_s: float = 60.0,
     extra_arguments: Sequence[str] = (),
+    preferred_grpc_port: int = 0,
 ) -> TritonServer:
     """Install what is missing, write the twin of `repository` and start Triton on it.
 
     repository: as shipped; it is only read. threads: for one execution of the graph, normally the cores.
+    preferred_grpc_port: taken if it is free; 0 for any.
     Returns a server that is ready; the caller stops it.
 
     Raises NotFound, FeatureContractBroken (the repository); FeaturesUnavailable (the machine, or Triton's
@@ -293,5 +297,6 @@ def serve_repository(
         log=log,
         start_timeout_s=start_timeout_s,
         extra_arguments=extra_arguments,
+        preferred_grpc_port=preferred_grpc_port,
     )
     return server.start()
