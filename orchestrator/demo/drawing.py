@@ -14,6 +14,8 @@ from orchestrator.demo import defects
 from orchestrator.demo.defects import DefectKind
 from orchestrator.demo.ring import (
     HOLE_COUNT,
+    INNER_RADIUS,
+    OUTER_RADIUS,
     Field,
     Frame,
     Lighting,
@@ -34,6 +36,7 @@ LEAST_CONTRAST, MOST_CONTRAST = 2.0, 16.0
 
 SIZE = (360, 360)
 _LEAST_SIDE = 64
+_MOST_SHIFT, _MOST_GROWTH = 0.018, 0.015
 # Most of a sensor's noise is in brightness once a colour filter array is interpolated; the rest is in colour.
 _BRIGHTNESS_SHARE = 0.7
 
@@ -136,6 +139,19 @@ def draw_set(
     )
 
 
+def part_roi(size: tuple[int, int] = SIZE) -> dict[str, str | float]:
+    """Give the annulus, in photograph px, that holds the part wherever it drifts, and little of the mat."""
+    side = min(size)
+    reach = _MOST_SHIFT * 2**0.5
+    return {
+        "kind": "annulus",
+        "cx": size[1] / 2,
+        "cy": size[0] / 2,
+        "r": round(side * (OUTER_RADIUS * (1 + _MOST_GROWTH) + reach), 1),
+        "r_inner": round(side * (INNER_RADIUS * (1 - _MOST_GROWTH) - reach), 1),
+    }
+
+
 def _blemished(
     sound: Field,
     frame: Frame,
@@ -161,9 +177,9 @@ def _blemished(
 def _drift(rng: np.random.Generator) -> tuple[Pose, Lighting]:
     """Draw what changes from part to part on a line: where it lies, and how the lamp burns."""
     pose = Pose(
-        shift=(float(rng.uniform(-0.018, 0.018)), float(rng.uniform(-0.018, 0.018))),
+        shift=(float(rng.uniform(-_MOST_SHIFT, _MOST_SHIFT)), float(rng.uniform(-_MOST_SHIFT, _MOST_SHIFT))),
         angle=float(np.radians(rng.uniform(-5, 5))),
-        scale=float(rng.uniform(0.985, 1.015)),
+        scale=float(rng.uniform(1 - _MOST_GROWTH, 1 + _MOST_GROWTH)),
     )
     lighting = Lighting(
         direction=float(np.radians(-125 + rng.uniform(-4, 4))),

@@ -10,9 +10,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from orchestrator.demo.metrics import ErrorRates, false_reject_and_escape, hits, image_auroc
 from orchestrator.demo.photographs import Photograph, PhotographFolder
@@ -21,8 +23,10 @@ from orchestrator.domain.arrays import MaskArray
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import LABELS
+from orchestrator.domain.shapes import parse_shape
 from orchestrator.features.base import CallContext, Priority
 from orchestrator.features.preprocess import ImageLimits, decode_image
+from orchestrator.patchcore.masks import rasterise
 from orchestrator.runtime import Runtime
 from orchestrator.services.calibrate import Recipe
 from orchestrator.services.embed import Photograph as Posted
@@ -80,17 +84,23 @@ def demo_target(folder: PhotographFolder) -> Target:
 
 
 async def run_demo(
-    runtime: Runtime, folder: PhotographFolder, sheet: Path, progress: Progress, *, title: str
+    runtime: Runtime,
+    folder: PhotographFolder,
+    sheet: Path,
+    progress: Progress,
+    *,
+    title: str,
+    roi: dict[str, Any] | None = None,
 ) -> DemoReport:
     """Fit on `good`, calibrate by K-fold on the same, inspect `good_test` and `bad`, draw the sheet.
 
-    Raises what the services raise.
+    roi: a shape that masks every photograph, as on the wire. Raises what the services raise.
     """
     target = demo_target(folder)
     for label in LABELS:
         # An earlier demo of this name must not leak its photographs into this one's calibration.
         await asyncio.to_thread(runtime.datasets.clear, target.part, label)
-    fit_s, fit = await _fit(runtime, target, folder, progress)
+    fit_s, fit = await _fit(runtime, target, folder, progress, roi)
     progress("calibrate", 0.0)
     started = time.perf_counter()
     recipe = Recipe(SCORE_PERCENTILE, runtime.settings.area_mm2_thr, MM_PER_PX)
@@ -98,7 +108,7 @@ async def run_demo(
     calibration = await runtime.calibrator.from_dataset(target, recipe, context, require_ng=False)
     calibrate_s = time.perf_counter() - started
     progress("calibrate", 1.0)
-    judged = await _inspect(runtime, target, folder, progress)
+    judged = await _inspect(runtime, target, folder, progress, roi)
     good = [j.verdict.score for j in judged if j.truth == "good"]
     bad = [j.verdict.score for j in judged if j.truth == "bad"]
     located = [j for j in judged if j.hit is not None]
@@ -123,13 +133,13 @@ async def run_demo(
 
 
 async def _fit(
-    runtime: Runtime, target: Target, folder: PhotographFolder, progress: Progress
+    runtime: Runtime, target: Target, folder: PhotographFolder, progress: Progress, roi: dict[str, Any] | None
 ) -> tuple[float, FitResult]:
     progress("fit", 0.0)
     started = time.perf_counter()
     posted = [Posted(p.read(), p.name) for p in folder.good]
     context = CallContext(str(uuid.uuid4()), runtime.settings.fit_timeout_s, Priority.FIT)
-    task = asyncio.create_task(runtime.fitter.fit(FitRequest(target, MM_PER_PX, posted), context))
+    task = asyncio.create_task(runtime.fitter.fit(FitRequest(target, MM_PER_PX, posted, shape=roi), context))
     while not task.done():
         await asyncio.wait([task], timeout=0.5)
         activity = await asyncio.to_thread(runtime.states.activity)
@@ -139,27 +149,33 @@ async def _fit(
 
 
 async def _inspect(
-    runtime: Runtime, target: Target, folder: PhotographFolder, progress: Progress
+    runtime: Runtime, target: Target, folder: PhotographFolder, progress: Progress, roi: dict[str, Any] | None
 ) -> list[Judged]:
     wanted: list[tuple[Photograph, Literal["good", "bad"]]] = [(p, "good") for p in folder.good_test]
     wanted += [(p, "bad") for p in folder.bad]
     judged: list[Judged] = []
     for photograph, truth in wanted:
-        posted = Posted(await asyncio.to_thread(photograph.read), photograph.name)
+        posted = Posted(await asyncio.to_thread(photograph.read), photograph.name, roi)
         context = CallContext(str(uuid.uuid4()), runtime.settings.request_timeout_s)
         inspection = Inspection(target, posted, MM_PER_PX, keep_map=True)
         verdict = await runtime.inspector.inspect(inspection, context)
-        judged.append(await asyncio.to_thread(_compare, photograph, truth, verdict))
+        judged.append(await asyncio.to_thread(_compare, photograph, truth, verdict, roi))
         progress("inspect", len(judged) / len(wanted))
     return judged
 
 
-def _compare(photograph: Photograph, truth: Literal["good", "bad"], verdict: Verdict) -> Judged:
+def _compare(
+    photograph: Photograph, truth: Literal["good", "bad"], verdict: Verdict, roi: dict[str, Any] | None
+) -> Judged:
     assert verdict.anomaly is not None
-    mask = photograph.read_mask((verdict.anomaly.shape[0], verdict.anomaly.shape[1]))
+    size = verdict.anomaly.shape[0], verdict.anomaly.shape[1]
+    inside = rasterise(parse_shape(roi, size), size)
+    # What lies outside the ROI is drawn, but was never judged.
+    judged_map = np.where(inside, verdict.anomaly, verdict.anomaly[inside].min())
+    mask = photograph.read_mask(size)
     usable = mask is not None and bool(mask.any())
-    hit = hits(verdict.anomaly, mask) if usable and mask is not None else None
-    return Judged(photograph, truth, verdict, mask if usable else None, hit)
+    hit = hits(judged_map, mask) if usable and mask is not None else None
+    return Judged(photograph, truth, replace(verdict, anomaly=judged_map), mask if usable else None, hit)
 
 
 def _draw(report: DemoReport, sheet: Path, title: str, good: list[float], bad: list[float]) -> None:

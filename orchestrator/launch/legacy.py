@@ -45,4 +45,6 @@ def import_from(
     if len(telling) > MOST_LINES:
         console.print(f"... and {len(telling) - MOST_LINES} more lines")
     found = ", ".join(f"{count} {kind} {outcome}" for (kind, outcome), count in sorted(report.counts.items()))
-    console.print(f"{'would be: ' if dry_run else ''}{found or 'nothing to import was found'}", highlight=False)
+    console.print(
+        f"{'would be: ' if dry_run else ''}{found or 'nothing to import was found'}", highlight=False
+    )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from orchestrator.demo.drawing import draw_set
+from orchestrator.demo.drawing import draw_set, part_roi
 from orchestrator.demo.photographs import Photograph, PhotographFolder, read_folder, write_drawn_set
 from orchestrator.demo.report import print_report
 from orchestrator.demo.run import MM_PER_PX, DemoReport, run_demo
@@ -27,6 +29,7 @@ from orchestrator.telemetry import configure_logging
 from orchestrator.twin.process import TritonServer, serve_repository
 
 DEMO_SEED = 0
+TITLE = "Patchlight demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,12 @@ def run(settings: Settings, console: Console) -> None:
 def demo(settings: Settings, images: Path | None, console: Console) -> DemoReport:
     """Run the demo on drawn parts, or on a folder of photographs, and stop."""
     with _terminable(), started(settings, console) as machine:
-        folder = read_folder(images) if images is not None else drawn_folder(machine.settings, console)
-        title = "Patchlight demo" if images is None else f"Patchlight: {images.resolve().name}"
-        report = demonstrate(machine, folder, console, title=title)
+        if images is None:
+            folder = drawn_folder(machine.settings, console)
+            report = demonstrate(machine, folder, console, title=TITLE, roi=part_roi())
+        else:
+            title = f"Patchlight: {images.resolve().name}"
+            report = demonstrate(machine, read_folder(images), console, title=title)
         _warn(machine, console)
         return report
 
@@ -102,7 +108,14 @@ def drawn_folder(settings: Settings, console: Console) -> PhotographFolder:
     return write_drawn_set(draw_set(DEMO_SEED), root)
 
 
-def demonstrate(machine: Machine, folder: PhotographFolder, console: Console, *, title: str) -> DemoReport:
+def demonstrate(
+    machine: Machine,
+    folder: PhotographFolder,
+    console: Console,
+    *,
+    title: str,
+    roi: dict[str, Any] | None = None,
+) -> DemoReport:
     """Run the demo in this process, with a progress bar, and print its report."""
     sheet = (
         machine.settings.data_root / "demo" / f"{folder.root.resolve().name}-{machine.prepared.spec.name}.png"
@@ -112,7 +125,7 @@ def demonstrate(machine: Machine, folder: PhotographFolder, console: Console, *,
         runtime = build_runtime(machine.settings)
         try:
             runtime.backbones.settle()
-            return await run_demo(runtime, folder, sheet, progress, title=title)
+            return await run_demo(runtime, folder, sheet, progress, title=title, roi=roi)
         finally:
             await runtime.close()
 
@@ -150,7 +163,7 @@ def _announce(
     if found is not None:
         lines = [
             f"curl -s{key} -F role_id=Demo -F roi_id=ring -F mm_per_px={MM_PER_PX} -F recipe_id=demo "
-            f"-F include_heatmap=false -F image=@{photograph.path.resolve()} {url}/infer"
+            f"-F include_heatmap=false -F 'shape={json.dumps(part_roi())}' -F image=@{photograph.path.resolve()} {url}/infer"
             for photograph in found
         ]
     for line in lines:
