@@ -13,6 +13,7 @@ from orchestrator.api import errors, health, openapi
 from orchestrator.api.inspection import calibrate, datasets, fit, infer, predict, state
 from orchestrator.api.middleware import CallMiddleware, CorsMiddleware, GuardMiddleware
 from orchestrator.errors import PatchlightError
+from orchestrator.features.base import FeatureExtractor
 from orchestrator.runtime import build_runtime
 from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import Metrics, configure_logging
@@ -20,15 +21,18 @@ from orchestrator.telemetry import Metrics, configure_logging
 _log = structlog.get_logger()
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; nothing is read or connected before it starts."""
+def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor | None = None) -> FastAPI:
+    """Build the application; nothing is read or connected before it starts.
+
+    extractor: to serve with, in place of the one that the settings name.
+    """
     chosen = settings or load_settings()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging(chosen.log_level)
-        runtime = build_runtime(chosen)
+        runtime = build_runtime(chosen, extractor=extractor)
         app.state.runtime = runtime
         if chosen.api_key is None:
             _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")

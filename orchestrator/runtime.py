@@ -18,6 +18,7 @@ from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedder
 from orchestrator.services.fit import Fitter
 from orchestrator.services.gate import FitGate
+from orchestrator.services.import_legacy import LegacyImport
 from orchestrator.services.inspect import Defaults, Inspector
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import SampleReader
@@ -55,8 +56,11 @@ class Runtime:
         await asyncio.to_thread(self.pool.close)
 
 
-def build_runtime(settings: Settings) -> Runtime:
-    """Join everything; touches neither network nor model. Call it inside the event loop that serves."""
+def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = None) -> Runtime:
+    """Join everything; touches neither network nor model. Call it inside the event loop that serves.
+
+    extractor: to serve with, in place of the one that the settings name.
+    """
     store = FileStore(settings.data_root)
     recipes_store = FileStore(settings.recipes_root)
     repository = ModelRepository(settings.model_repository)
@@ -66,7 +70,7 @@ def build_runtime(settings: Settings) -> Runtime:
     legacy = LegacyBanks((recipes_store, FileStore(settings.data_root / "models")))
     threads = worker_threads(settings)
     pool = NumericsPool(threads)
-    extractor = _extractor(settings, repository, threads)
+    extractor = extractor or _extractor(settings, repository, threads)
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     embedder = Embedder(extractor, pool, limits, settings.batch_size)
     backbones = Backbones(
@@ -109,6 +113,18 @@ def build_runtime(settings: Settings) -> Runtime:
         samples=reader,
         states=States(store, extractor, backbones, banks, bank_store, recipes, datasets, activity),
     )
+
+
+def build_legacy_import(settings: Settings) -> LegacyImport:
+    """Join what an import from another generation's data needs; no event loop, no model."""
+    store, recipes_store = FileStore(settings.data_root), FileStore(settings.recipes_root)
+    repository = ModelRepository(settings.model_repository)
+    recipes, banks = RecipeStore(recipes_store), BankStore(recipes_store)
+    datasets, choices = DatasetStore(store), ChoiceStore(store)
+    committer = Committer(store, recipes, banks, CalibrationStore(recipes_store), datasets)
+    backbones = Backbones(repository, choices, wanted=settings.backbone, legacy=settings.legacy_backbone)
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    return LegacyImport(datasets, banks, recipes, committer, backbones, choices, repository, limits)
 
 
 def worker_threads(settings: Settings) -> int:

@@ -39,6 +39,8 @@ def configure_logging(level: str = "info") -> None:
             foreign_pre_chain=shared,
         )
     )
+    # Decoders warn of damaged files.
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.INFO, getattr(logging, level.upper())))

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from orchestrator.domain.identity import DEFAULT_RECIPE, Part, Target, normalise_recipe
-from orchestrator.errors import InvalidInput, PatchlightError, TooLarge
+from orchestrator.errors import InvalidInput, PatchlightError
 from orchestrator.features.base import CallContext, Priority
 from orchestrator.runtime import Runtime
 from orchestrator.services.embed import Photograph, RawShape
@@ -146,9 +146,9 @@ def current_runtime(request: Request) -> Runtime:
 async def read_images(
     uploads: Sequence[UploadFile], runtime: Runtime, shape: RawShape = None
 ) -> list[Photograph]:
-    """Read uploaded images.
+    """Read uploaded images; of one over the limit only as much as shows it, for the decoder to refuse.
 
-    Raises TooLarge before a file is read that is over the limit, InvalidInput where there are too many.
+    Raises InvalidInput where there are too many.
     """
     settings = runtime.settings
     if len(uploads) > settings.max_images:
@@ -156,11 +156,7 @@ async def read_images(
     images = []
     for upload in uploads:
         name = printable(upload.filename or "image")[:MAX_NAME]
-        if upload.size is not None and upload.size > settings.max_image_bytes:
-            raise TooLarge(
-                f"{name}: has {upload.size} bytes; at most {settings.max_image_bytes} are accepted."
-            )
-        images.append(Photograph(await upload.read(), name, shape))
+        images.append(Photograph(await upload.read(settings.max_image_bytes + 1), name, shape))
     return images
 
 

@@ -88,7 +88,7 @@ def decode_image(data: bytes, limits: ImageLimits, name: str = "image") -> Decod
     if not data:
         raise InvalidImage(f"{name}: the file is empty; {_REMEDY}")
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"{name}: has {len(data)} bytes; at most {limits.max_bytes} are accepted.")
+        raise TooLarge(f"{name}: is over {limits.max_bytes} bytes, the most that is accepted.")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
             size = f"{image.width} x {image.height}"
@@ -164,4 +164,6 @@ def _to_rgb(image: Image.Image, name: str) -> ImageArray:
         image = (
             Image.merge("RGB", image.split()[:3]) if image.mode in ("RGBA", "RGBX") else image.convert("RGBA")
         )
+    # A transparent colour is alpha too.
+    image.info.pop("transparency", None)
     return np.ascontiguousarray(np.asarray(image.convert("RGB")), dtype=np.uint8)

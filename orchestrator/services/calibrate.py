@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, RawShape
-from orchestrator.services.folds import fold_scores
+from orchestrator.services.folds import fold_count, score_fold
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
 
@@ -162,16 +163,17 @@ class Calibrator:
         context: CallContext,
         *,
         pending: Sequence[ReadSample] = (),
-        known: Mapping[str, Embedded] | None = None,
+        known: Mapping[str, tuple[RawShape, Embedded]] | None = None,
     ) -> Evidence | None:
         """Score the stored samples out of sample; None where too few OK ones are stored.
 
         pending: OK samples that are stored in the same commit as the bank. known: tokens at hand already, by digest,
-        as the bank was fitted from them.
+        with the ROI that they were masked by.
         """
         wanted = recipe.shape
         stored = await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ok", wanted)))
-        ok = _unique([*stored, *pending])
+        # What is stored keeps its own ROI when its bytes are posted again.
+        ok = _unique([*pending, *stored])
         digests = set(record.metadata.sample_sha256)
         inside = [s for s in ok if s.sha256 in digests]
         outside = [s for s in ok if s.sha256 not in digests]
@@ -181,7 +183,11 @@ class Calibrator:
         if len(inside) + len(outside) < MIN_OK:
             return None
         ng = _unique(await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ng", wanted))))
-        at_hand = dict(known or {})
+        at_hand = {
+            s.sha256: known[s.sha256][1]
+            for s in ok
+            if known and s.sha256 in known and known[s.sha256][0] == s.photograph.shape
+        }
         missing = [s for s in [*inside, *outside] if s.sha256 not in at_hand]
         tokens = await self._embedder.embed([s.photograph for s in [*missing, *ng]], spec, context)
         at_hand.update(zip((s.sha256 for s in missing), tokens, strict=False))
@@ -190,17 +196,27 @@ class Calibrator:
             return [at_hand[s.sha256] for s in samples]
 
         memory = MemoryBank(l2_normalise(record.embeddings), spec.grid)
-        ok_scores, ng_scores = await self._embedder.pool.run_fit(
-            _scores,
-            embedded(inside),
-            embedded(outside),
-            tokens[len(missing) :],
-            memory,
-            record,
-            self._scoring,
-            recipe,
-        )
+        folded = await self._fold_scores(embedded(inside), record, recipe)
+        score = functools.partial(_scores, memory, self._scoring, recipe.score_percentile)
+        held_out = await self._embedder.pool.run_fit(score, embedded(outside))
+        ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
+        ok_scores = folded + held_out
         return Evidence(recipe, record.metadata.fingerprint, ok_scores, ng_scores)
+
+    async def _fold_scores(
+        self, photographs: Sequence[Embedded], record: BankRecord, recipe: Recipe
+    ) -> list[float]:
+        if not photographs:
+            return []
+        rate, percentile = record.metadata.coreset_rate_applied, recipe.score_percentile
+        folds = await asyncio.gather(
+            *(
+                self._embedder.pool.run_fit(score_fold, photographs, fold, rate, self._scoring, percentile)
+                for fold in range(fold_count(len(photographs)))
+            )
+        )
+        scores = {index: score for fold in folds for index, score in fold.items()}
+        return [scores[index] for index in range(len(photographs))]
 
 
 def _unique(samples: Sequence[ReadSample]) -> list[ReadSample]:
@@ -208,19 +224,6 @@ def _unique(samples: Sequence[ReadSample]) -> list[ReadSample]:
 
 
 def _scores(
-    inside: Sequence[Embedded],
-    outside: Sequence[Embedded],
-    ng: Sequence[Embedded],
-    memory: MemoryBank,
-    record: BankRecord,
-    scoring: Scoring,
-    recipe: Recipe,
-) -> tuple[list[float], list[float]]:
-    percentile = recipe.score_percentile
-    folded = (
-        fold_scores(inside, record.metadata.coreset_rate_applied, scoring, percentile)
-        if len(inside) > 1
-        else []
-    )
-    held_out = [score_against(p, memory, scoring, percentile) for p in outside]
-    return folded + held_out, [score_against(p, memory, scoring, percentile) for p in ng]
+    memory: MemoryBank, scoring: Scoring, percentile: float, photographs: Sequence[Embedded]
+) -> list[float]:
+    return [score_against(p, memory, scoring, percentile) for p in photographs]

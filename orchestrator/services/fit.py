@@ -114,10 +114,11 @@ class Fitter:
         evidence = None
         if recipe is not None:
             pending = [
-                ReadSample(Photograph(image.data, image.name, request.shape), image.name, sample.sha256, None)
+                ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
                 for image, sample in zip(request.images, posted, strict=True)
             ]
-            known = dict(zip(digests, embedded, strict=True))
+            shapes = [p.shape for p in photographs]
+            known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
             evidence = await self._calibrator.evidence(
                 request.target, record, spec, recipe, context, pending=pending, known=known
             )

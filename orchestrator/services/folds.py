@@ -35,23 +35,20 @@ def build_memory(
     return MemoryBank(rows, (grid[0], grid[1])), kept, len(stacked)
 
 
-def fold_scores(
-    photographs: Sequence[Embedded],
-    rate: float,
-    scoring: Scoring,
-    percentile: float,
-    progress: Callable[[float], None] | None = None,
-) -> list[float]:
-    """Score each of n >= 2 photographs against a bank of the others: K = min(5, n) rebuilds."""
+def fold_count(n: int) -> int:
+    """Give the number of folds of n photographs."""
+    return min(MAX_FOLDS, n)
+
+
+def score_fold(
+    photographs: Sequence[Embedded], fold: int, rate: float, scoring: Scoring, percentile: float
+) -> dict[int, float]:
+    """Score the photographs of one fold against a bank of all the others: index to score.
+
+    Folds are independent, so they may run side by side.
+    """
     n = len(photographs)
-    folds = min(MAX_FOLDS, n)
-    assignment = fold_of(n, folds, seed=SEED)
-    scores = [0.0] * n
-    for fold in range(folds):
-        rest = [p for p, f in zip(photographs, assignment, strict=True) if f != fold]
-        memory, _, _ = build_memory(rest, rate)
-        for index in np.flatnonzero(assignment == fold).tolist():
-            scores[index] = score_against(photographs[index], memory, scoring, percentile)
-        if progress is not None:
-            progress((fold + 1) / folds)
-    return scores
+    assignment = fold_of(n, fold_count(n), seed=SEED)
+    memory, _, _ = build_memory([p for p, f in zip(photographs, assignment, strict=True) if f != fold], rate)
+    held_out = np.flatnonzero(assignment == fold).tolist()
+    return {index: score_against(photographs[index], memory, scoring, percentile) for index in held_out}

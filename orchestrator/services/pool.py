@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class NumericsPool:
-    """One pool for inspections and one thread for fits, so that a long coreset never holds up the line.
+    """One pool for inspections and one for fits, so that a long coreset never holds up the line.
 
     BLAS and OpenCV get one thread a call: parallelism comes from requests, and results don't depend on the
     machine. That is a setting of the process; `close` puts it back.
@@ -28,7 +28,7 @@ class NumericsPool:
         self._opencv_threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         self._inspect = ThreadPoolExecutor(self.threads, thread_name_prefix="inspect")
-        self._fit = ThreadPoolExecutor(1, thread_name_prefix="fit")
+        self._fit = ThreadPoolExecutor(self.threads, thread_name_prefix="fit")
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute for an inspection."""

@@ -29,7 +29,7 @@ _DAMAGED = (
     TypeError,
     OSError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zipfile.BadZipFile,
     zlib.error,

@@ -176,7 +176,8 @@ class FileStore:
 
 
 def _unavailable(key: str, error: OSError) -> StoreUnavailable:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    # Without the path: a client has no use for the server's folders.
+    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or "input/output error"
     return StoreUnavailable(f"the store cannot be used: {key}: {reason}.")
 
 

@@ -47,9 +47,10 @@ class LegacyBanks:
     def calibration(self, target: Target) -> dict[str, Any] | None:
         """Read the calibration beside the legacy bank; None where there is none or it is unreadable."""
         for store, key, _ in self._candidates(target):
-            folder = key.rsplit("/", 1)[0] if "/" in key else ""
-            flat = key[: -len(".npz")] + "_calib.json" if key.endswith(".npz") else None
-            for name in filter(None, (flat, f"{folder}/calibration.json", f"{folder}/calib.json")):
+            folder = key.rsplit("/", 1)[0] if "/" in key else None
+            names = [key[: -len(".npz")] + "_calib.json"] if key.endswith(".npz") else []
+            names += [f"{folder}/calibration.json", f"{folder}/calib.json"] if folder else []
+            for name in names:
                 try:
                     content = jsonfiles.read(store, name)
                 except PatchlightError:
@@ -85,6 +86,8 @@ def _is_plain(identifier: str) -> bool:
 
 
 def _decode_array(data: bytes, store: FileStore, key: str) -> BankRecord:
+    if not data.startswith(np.lib.format.MAGIC_PREFIX):
+        raise StoreCorrupt(f"{key}: is no array")
     try:
         rows = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
