@@ -19,16 +19,19 @@ from orchestrator.features.base import FeatureExtractor
 from orchestrator.features.onnx import OnnxExtractor
 from orchestrator.features.repository import ModelRepository
 from orchestrator.features.triton import TritonExtractor
+from tests.fakes import HeldExtractor
 from tests.triton_fixtures import THREADS, call, draw_images
 
 MakeExtractor = Callable[[], FeatureExtractor]
 
 
-@pytest.fixture(params=["triton", "onnxruntime"])
+@pytest.fixture(params=["triton", "onnxruntime", "held"])
 def make_extractor(request: pytest.FixtureRequest, tiny_models: ModelRepository) -> MakeExtractor:
     if request.param == "triton":
         url = request.getfixturevalue("triton").grpc_url
         return lambda: TritonExtractor(url)
+    if request.param == "held":
+        return lambda: HeldExtractor(OnnxExtractor(tiny_models, threads=THREADS), held=False)
     return lambda: OnnxExtractor(tiny_models, threads=THREADS)
 
 

@@ -1,0 +1,73 @@
+"""Fakes at the extractor's seam: a real extractor that can be held back, and one that always fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Literal
+
+from orchestrator.domain.arrays import HalfArray, ImageArray
+from orchestrator.domain.backbone import BackboneSpec
+from orchestrator.errors import DeadlineExceeded
+from orchestrator.features.base import CallContext, FeatureExtractor
+
+
+class HeldExtractor:
+    """Answers as the extractor behind it does, but not before `release` is set; `waiting` counts who waits."""
+
+    def __init__(self, inner: FeatureExtractor, *, held: bool = True) -> None:
+        self._inner = inner
+        self.release = threading.Event()
+        self.waiting = 0
+        if not held:
+            self.release.set()
+
+    @property
+    def backend(self) -> Literal["triton", "onnxruntime"]:
+        """The wire's `feature_backend`."""
+        return self._inner.backend
+
+    async def extract(self, images: ImageArray, spec: BackboneSpec, context: CallContext) -> HalfArray:
+        """Wait for the release, then compute."""
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(context.timeout_s):
+                # Released from another thread than the loop's, so no asyncio.Event.
+                while not self.release.is_set():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+        except TimeoutError as error:
+            raise DeadlineExceeded("was held too long") from error
+        finally:
+            self.waiting -= 1
+        return await self._inner.extract(images, spec, context)
+
+    async def is_ready(self, spec: BackboneSpec) -> bool:
+        """Ask the extractor behind."""
+        return await self._inner.is_ready(spec)
+
+    async def close(self) -> None:
+        """Close the extractor behind."""
+        await self._inner.close()
+
+
+class BrokenExtractor:
+    """Raises the same error at every call."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    @property
+    def backend(self) -> Literal["onnxruntime"]:
+        """The wire's `feature_backend`."""
+        return "onnxruntime"
+
+    async def extract(self, images: ImageArray, spec: BackboneSpec, context: CallContext) -> HalfArray:
+        """Fail."""
+        raise self._error
+
+    async def is_ready(self, spec: BackboneSpec) -> bool:
+        """Never."""
+        return False
+
+    async def close(self) -> None:
+        """Do nothing."""
