@@ -79,6 +79,28 @@ def decode_identifier(encoded: str) -> str:
         raise InvalidIdentifier(f"{encoded!r} is not an encoded identifier") from error
 
 
+def split_pair(name: str) -> tuple[str, str] | None:
+    """Decode `<b64role>__<b64roi>`; None where it is no such name.
+
+    An encoded identifier may itself hold `_`, so every place for the separator is tried.
+    """
+    for cut in range(1, len(name) - 2):
+        if name.startswith("__", cut):
+            ids = read_identifier(name[:cut]), read_identifier(name[cut + 2 :])
+            if ids[0] is not None and ids[1] is not None:
+                return ids[0], ids[1]
+    return None
+
+
+def read_identifier(encoded: str) -> str | None:
+    """Decode an identifier of printable text; None where the text is no such encoding."""
+    try:
+        text = decode_identifier(encoded)
+    except InvalidIdentifier:
+        return None
+    return text if text.isprintable() and encode_identifier(text) == encoded else None
+
+
 def model_folder(model_key: str) -> str:
     """Name a model key's folder: the raw text where it is plain, else `~` + base64 (no climbing, no collision)."""
     return model_key if _PLAIN_KEY.fullmatch(model_key) else "~" + encode_identifier(model_key)

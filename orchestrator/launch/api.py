@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ def serve_api(settings: Settings, on_started: Callable[[str], None] | None = Non
 
     on_started gets the base address; with several workers it is called before they answer.
     """
+    _raise_file_limit()
     with _environment(settings):
         options = {
             "host": settings.backend_host,
@@ -50,6 +52,13 @@ def serve_api(settings: Settings, on_started: Callable[[str], None] | None = Non
             uvicorn.run(APPLICATION, workers=settings.workers, **options)  # type: ignore[arg-type]
         else:
             _Announcing(uvicorn.Config(APPLICATION, **options), announce).run()  # type: ignore[arg-type]
+
+
+def _raise_file_limit() -> None:
+    # Every large upload is a spooled file, and a request may bring thousands.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager

@@ -161,11 +161,9 @@ def _announce(
     lines = [f"curl -s {url}/health"]
     found = examples or _stored_examples(machine.settings)
     if found is not None:
-        lines = [
-            f"curl -s{key} -F role_id=Demo -F roi_id=ring -F mm_per_px={MM_PER_PX} -F recipe_id=demo "
-            f"-F include_heatmap=false -F 'shape={json.dumps(part_roi())}' -F image=@{photograph.path.resolve()} {url}/infer"
-            for photograph in found
-        ]
+        fields = f"-F role_id=Demo -F roi_id=ring -F mm_per_px={MM_PER_PX} -F recipe_id=demo"
+        fields += f" -F include_heatmap=false -F 'shape={json.dumps(part_roi())}'"
+        lines = [f"curl -s{key} {fields} -F image=@{p.path.resolve()} {url}/infer" for p in found]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.domain.identity import decode_identifier, encode_identifier
+from orchestrator.domain.identity import read_identifier, split_pair
 from orchestrator.domain.samples import Label, parse_label
-from orchestrator.errors import InvalidIdentifier, InvalidInput, PatchlightError, StoreUnavailable
+from orchestrator.errors import InvalidInput, PatchlightError, StoreUnavailable
 from orchestrator.services.import_report import ImportLine, readable
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.recipes import RecipeStore
@@ -225,32 +225,11 @@ class _Scan:
         self._found.lines.append(ImportLine("folder", "skipped", path, readable(why)))
 
 
-def split_pair(name: str) -> tuple[str, str] | None:
-    """Decode `<b64role>__<b64roi>`; None where it is no such name.
-
-    An encoded identifier may itself hold `_`, so every place for the separator is tried.
-    """
-    for cut in range(1, len(name) - 2):
-        if name.startswith("__", cut):
-            ids = _identifier(name[:cut]), _identifier(name[cut + 2 :])
-            if ids[0] is not None and ids[1] is not None:
-                return ids[0], ids[1]
-    return None
-
-
-def _identifier(encoded: str) -> str | None:
-    try:
-        text = decode_identifier(encoded)
-    except InvalidIdentifier:
-        return None
-    return text if text.isprintable() and encode_identifier(text) == encoded else None
-
-
 def _model_key(folder: str, roi_id: str) -> str:
     # The published server replaced characters of a key, and its client always sent the ROI as the key.
     if folder == _REPLACED.sub("_", roi_id)[:80]:
         return roi_id
-    return (_identifier(folder[1:]) if folder.startswith("~") else None) or folder
+    return (read_identifier(folder[1:]) if folder.startswith("~") else None) or folder
 
 
 def _role_of(stem: str, named: str, known: set[str]) -> str | None:

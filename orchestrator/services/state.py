@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.calibration import Calibration
-from orchestrator.domain.identity import Target, decode_identifier
+from orchestrator.domain.identity import Target, split_pair
 from orchestrator.domain.samples import Label
 from orchestrator.errors import (
     FeatureContractBroken,
     FeaturesUnavailable,
-    InvalidIdentifier,
     NotFound,
 )
 from orchestrator.features.base import FeatureExtractor
@@ -129,9 +128,5 @@ class States:
         return Health(spec.name, spec.label, spec.reason, self._extractor.backend, uptime_s, roles)
 
     def _roles(self, recipe_id: str) -> list[str]:
-        roles = []
-        for pair in self._bank_store.fitted_pairs(recipe_id)[:MAX_ROLES]:
-            with contextlib.suppress(InvalidIdentifier):
-                role, _, roi = pair.partition("__")
-                roles.append(f"{decode_identifier(role)}/{decode_identifier(roi)}")
-        return sorted(roles)
+        pairs = (split_pair(pair) for pair in self._bank_store.fitted_pairs(recipe_id)[:MAX_ROLES])
+        return sorted(f"{role}/{roi}" for role, roi in filter(None, pairs))

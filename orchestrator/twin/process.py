@@ -32,9 +32,8 @@ _ATTEMPTS = 3
 class TritonServer:
     """A Triton that serves the twin of a shipped repository; a context manager that stops it.
 
-    repository: as shipped, only read. models: loaded at start; no other is served. threads: for one
-    execution of a graph. log: appended to; by default it goes with the server. Not for use by two threads
-    at once.
+    repository: as shipped, only read. models: loaded at start, no others. threads: for one execution of a graph.
+    log: appended to; by default it goes with the server. Not for use by two threads at once.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -14,10 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
 
+from orchestrator.domain.arrays import HalfArray
+from orchestrator.features.base import CallContext
+from orchestrator.features.repository import ModelRepository
+from orchestrator.twin.process import serve_repository
 from tests.e2e.readme import NOT_RUN, ROOT, readme_commands
 
 pytestmark = pytest.mark.slow
@@ -121,6 +127,9 @@ def test_make_run_prints_a_table_and_curl_lines_that_work(checkout: Checkout) ->
     assert "image AUROC" in text
     assert "scattering" in text
     assert "could not be reached" in text
+    health = _run(checkout, f"curl -s -f http://127.0.0.1:{checkout.port}/health").stdout
+    assert '"model":"scattering"' in health
+    assert "could not be reached" in health
     lines = [line for line in text.splitlines() if line.startswith("curl ")]
     assert len(lines) == 2
     decisions = []
@@ -164,6 +173,39 @@ def test_export_commands_run_as_written(checkout: Checkout) -> None:
     for command in commands:
         done = _run(checkout, command)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_exported_dinov2_answers_through_triton_as_torch_does(checkout: Checkout) -> None:
+    from export.backbones import find_backbone
+    from export.graph import build_graph
+    from export.parity import structured_images
+    from export.to_onnx import torch_source
+    from export.weights import load_features
+    from orchestrator.features.triton import TritonExtractor
+
+    repository = ModelRepository(checkout.folder / "model_repository")
+    specs = [repository.spec("dinov2_vits14", version) for version in repository.versions("dinov2_vits14")]
+    (spec,) = [s for s in specs if s.weights_source == "random"]
+    assert (spec.input_size, spec.grid, spec.dim) == ((448, 448), (32, 32), 384)
+    backbone = find_backbone("dinov2_vits14")
+    network, _ = load_features(backbone, "random", seed=0)
+    images = structured_images(2, spec.input_size, seed=5)
+    expected = torch_source(build_graph(backbone, network))(images)
+
+    async def served(url: str) -> HalfArray:
+        extractor = TritonExtractor(url)
+        try:
+            return await extractor.extract(images, spec, CallContext("dinov2", 120.0))
+        finally:
+            await extractor.close()
+
+    home = Path(checkout.environment["BDI_TRITON_HOME"])
+    with serve_repository(repository.root, ["dinov2_vits14"], triton_home=home, threads=2) as triton:
+        tokens = asyncio.run(served(triton.grpc_url)).astype(np.float64)
+    lengths = np.linalg.norm(tokens, axis=-1) * np.linalg.norm(expected, axis=-1)
+    cosine = (tokens * expected).sum(axis=-1) / lengths
+    assert cosine.min() >= 0.9999
+    assert np.abs(tokens - expected).max() <= 1e-3
 
 
 def test_the_other_commands_run_as_written(checkout: Checkout) -> None:

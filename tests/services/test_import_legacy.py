@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.domain.identity import Part, Target, encode_identifier
+from orchestrator.domain.identity import Part, Target, encode_identifier, split_pair
 from orchestrator.domain.samples import Label, sample_shape
 from orchestrator.domain.shapes import Circle, parse_shape
 from orchestrator.errors import BackboneMismatch, InvalidInput
@@ -24,7 +24,6 @@ from orchestrator.services.banks import Banks
 from orchestrator.services.commit import Committer
 from orchestrator.services.import_legacy import LegacyImport
 from orchestrator.services.import_report import ImportReport
-from orchestrator.services.legacy_layouts import split_pair
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore
 from orchestrator.storage.choice import ChoiceStore

@@ -6,16 +6,10 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from orchestrator.api.inspection.schemas import (
-    CalibrationBody,
-    DatasetClass,
-    DatasetListResponse,
-    FalseRejectRate,
-    InferParams,
-    RegionBody,
-    StoredCalibration,
-    Timings,
-)
+from orchestrator.api.inspection.schemas.calibrate import CalibrationBody, FalseRejectRate
+from orchestrator.api.inspection.schemas.datasets import DatasetClass, DatasetListResponse
+from orchestrator.api.inspection.schemas.infer import InferParams, RegionBody, Timings
+from orchestrator.api.inspection.schemas.state import StoredCalibration
 from orchestrator.api.wire import Call, number
 from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.calibration import Calibration

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from orchestrator.api.inspection.bodies import calibration_body
-from orchestrator.api.inspection.schemas import (
+from orchestrator.api.inspection.schemas.calibrate import (
     CalibrateDatasetRequest,
     CalibrateNgRequest,
     CalibrationBody,

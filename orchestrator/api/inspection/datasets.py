@@ -10,14 +10,14 @@ from fastapi.responses import JSONResponse, Response
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import dataset_list
-from orchestrator.api.inspection.schemas import (
+from orchestrator.api.inspection.schemas.datasets import (
     ClearResponse,
     DatasetListResponse,
-    Decision,
     DeleteResponse,
     SampleMetaResponse,
     UploadResponse,
 )
+from orchestrator.api.inspection.schemas.shared import Decision
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Form, Request
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity
-from orchestrator.api.inspection.schemas import FitResponse, SampleRef, SendNgResponse
+from orchestrator.api.inspection.schemas.fit import FitResponse, SendNgResponse
+from orchestrator.api.inspection.schemas.shared import SampleRef
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, verdict_fields
-from orchestrator.api.inspection.schemas import (
+from orchestrator.api.inspection.schemas.infer import (
     InferDatasetItem,
     InferDatasetRequest,
     InferDatasetResponse,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from dataclasses import replace
 from typing import Annotated, Any
@@ -12,12 +11,13 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, regions, verdict_fields
-from orchestrator.api.inspection.schemas import (
+from orchestrator.api.inspection.schemas.predict import (
     PredictItem,
     PredictManyResponse,
     PredictResponse,
     PredictScore,
 )
+from orchestrator.api.inspection.targets import parse_targets
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, number, read_images
 from orchestrator.domain.identity import Target
@@ -163,7 +163,7 @@ async def predict_batch(
         if role_id or roi_id:
             raise UnclearFamily("targets and role_id/roi_id: send one or the other, not both.")
         await _refuse_toolkit(request, instead_of="targets")
-        wanted = _targets(targets, call.recipe(recipe_id), len(posted))
+        wanted = parse_targets(targets, call.recipe(recipe_id), len(posted))
     else:
         target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
         wanted = [(target, None)] * len(posted)
@@ -289,32 +289,3 @@ def _some(posted: list[UploadFile]) -> list[UploadFile]:
     if not posted:
         raise InvalidInput("images: No images provided; post at least one.")
     return posted
-
-
-def _targets(text: str, recipe_id: str, count: int) -> list[tuple[Target, RawShape]]:
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("targets: is not JSON; send a list aligned with images.") from error
-    if not isinstance(entries, list) or len(entries) != count:
-        raise InvalidInput(f"targets: must be a list of {count}, one for each image.")
-    return [_entry(entry, recipe_id, index) for index, entry in enumerate(entries)]
-
-
-def _entry(entry: object, recipe_id: str, index: int) -> tuple[Target, RawShape]:
-    if not isinstance(entry, dict):
-        raise InvalidInput(f"targets[{index}]: must be an object with role_id and roi_id.")
-    texts: dict[str, str | None] = {}
-    for field in ("role_id", "roi_id", "model_key"):
-        value = entry.get(field)
-        if not (value is None or isinstance(value, str)):
-            raise InvalidInput(f"targets[{index}].{field}: must be text.")
-        texts[field] = value
-    shape = entry.get("shape")
-    if not (shape is None or isinstance(shape, str | dict)):
-        raise InvalidInput(f"targets[{index}].shape: must be JSON text or an object.")
-    try:
-        role, roi = texts["role_id"] or "", texts["roi_id"] or ""
-        return Target.of(recipe_id, role, roi, texts["model_key"]), shape or None
-    except InvalidIdentifier as error:
-        raise InvalidIdentifier(f"targets[{index}].{error.message}") from error

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import dataset_list, identity, source, stored_calibration
-from orchestrator.api.inspection.schemas import (
+from orchestrator.api.inspection.schemas.state import (
     ManifestResponse,
     StateResponse,
     TargetManifestResponse,

@@ -1,0 +1,1 @@
+"""The bodies of the inspection family, a module a group of routes."""
