@@ -14,12 +14,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 Device = Literal["cpu", "gpu"]
 
 MAX_BATCH_SIZE = 8
-# Long enough to let requests that arrive together share a batch, far below one forward pass.
+# What queues while an instance works is batched anyway; a delay with a queue timeout makes Triton lose count of its
+# free instances (triton-inference-server/server issue 8870).
 MAX_QUEUE_DELAY_US = 0
-# Inspection waits seconds at most, then the line is better served by a refusal; a fit may wait for a minute.
+# A request may shorten its time in the queue, never lengthen it: these are the API's own default budgets.
 INSPECT_PRIORITY, FIT_PRIORITY = 1, 2
 _QUEUE_SIZE = {INSPECT_PRIORITY: 64, FIT_PRIORITY: 256}
-_QUEUE_TIMEOUT_US = {INSPECT_PRIORITY: 5_000_000, FIT_PRIORITY: 60_000_000}
+_QUEUE_TIMEOUT_US = {INSPECT_PRIORITY: 30_000_000, FIT_PRIORITY: 600_000_000}
 
 # REJECT is the zero of its enumeration, which protobuf's text leaves out.
 _HEADER = (

@@ -123,6 +123,12 @@ class FeaturesUnavailable(PatchlightError):
     code = "features_unavailable"
 
 
+class Stopping(FeaturesUnavailable):
+    """The process is ending and abandons long work; nothing of it was kept."""
+
+    code = "stopping"
+
+
 class DeadlineExceeded(PatchlightError):
     """The feature model did not answer in time."""
 

@@ -21,8 +21,9 @@ from google.protobuf import text_format
 from orchestrator.domain.arrays import ImageArray
 from orchestrator.features.base import CallContext, Priority
 from orchestrator.features.repository import ModelRepository
-from orchestrator.twin.process import TritonServer, serve_repository
+from orchestrator.twin.process import TritonServer
 from orchestrator.twin.repository import read_config
+from orchestrator.twin.serving import serve_repository
 
 ROOT = Path(__file__).parent.parent
 THREADS = 2

@@ -26,7 +26,8 @@ from orchestrator.launch.backbone import Prepared, prepare_backbone
 from orchestrator.runtime import build_runtime
 from orchestrator.settings import Settings
 from orchestrator.telemetry import configure_logging
-from orchestrator.twin.process import TritonServer, serve_repository
+from orchestrator.twin.process import TritonServer
+from orchestrator.twin.serving import serve_repository
 
 DEMO_SEED = 0
 TITLE = "Patchlight demo"

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.errors import FeaturesUnavailable, InvalidInput
 from orchestrator.features.repository import ModelRepository
 from orchestrator.settings import Settings
-from orchestrator.twin.process import serve_repository
+from orchestrator.twin.serving import serve_repository
 
 GRPC_PORT = 8001
 """Triton's usual one; taken where it is free."""

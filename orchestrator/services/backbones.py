@@ -76,7 +76,9 @@ class Backbones:
                 f"this memory was built with backbone '{metadata.backbone}', but '{current.name}' is in force. "
                 f"Run /fit_ok again, or set BDI_BACKBONE={metadata.backbone}."
             )
-        spec = self._repository.find(metadata.fingerprint)
+        # By its number first: a search through the repository costs more than a verdict's own search.
+        spec = self._version(metadata.backbone, metadata.backbone_version or 0, metadata.fingerprint)
+        spec = spec or self._repository.find(metadata.fingerprint)
         if spec is None:
             raise BackboneVersionGone(
                 f"this memory was built with {metadata.model_version}, which is no longer in the model "
@@ -85,11 +87,14 @@ class Backbones:
         return spec
 
     def _chosen(self, choice: BackboneChoice) -> BackboneSpec | None:
+        return self._version(choice.name, choice.version, choice.fingerprint)
+
+    def _version(self, name: str, version: int, fingerprint: str) -> BackboneSpec | None:
         try:
-            spec = self._repository.spec(choice.name, choice.version)
+            spec = self._repository.spec(name, version)
         except NotFound:
             return None
-        return spec if spec.fingerprint == choice.fingerprint else None
+        return spec if spec.fingerprint == fingerprint else None
 
     def _for_legacy(self, record: BankRecord, current: BackboneSpec) -> BackboneSpec:
         remedy = "Run /fit_ok again"

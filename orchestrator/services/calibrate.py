@@ -209,9 +209,10 @@ class Calibrator:
         if not photographs:
             return []
         rate, percentile = record.metadata.coreset_rate_applied, recipe.score_percentile
+        pool = self._embedder.pool
         folds = await asyncio.gather(
             *(
-                self._embedder.pool.run_fit(score_fold, photographs, fold, rate, self._scoring, percentile)
+                pool.run_fit(score_fold, photographs, fold, rate, self._scoring, percentile, pool.keep_going)
                 for fold in range(fold_count(len(photographs)))
             )
         )

@@ -113,15 +113,21 @@ class Embedder:
         context: CallContext,
         progress: Callable[[float], None] | None = None,
     ) -> list[Embedded]:
-        """Embed photographs, in order, a batch at a time: only one batch of pixels is held.
+        """Embed photographs, in order, two batches at a time: no more pixels are held.
 
         progress: called with the share done. Raises as `prepare` and the extractor.
         """
         embedded: list[Embedded] = []
-        for start in range(0, len(photographs), self.batch_size):
-            batch = photographs[start : start + self.batch_size]
-            prepared = await asyncio.gather(*(self.prepare(p, spec) for p in batch))
-            embedded += await self.extract(prepared, spec, context)
+        step = 2 * self.batch_size
+        for start in range(0, len(photographs), step):
+            prepared = await asyncio.gather(
+                *(self.prepare(p, spec) for p in photographs[start : start + step])
+            )
+            # Two equal calls side by side: no instance of the model waits while another works.
+            half = (len(prepared) + 1) // 2
+            halves = [h for h in (prepared[:half], prepared[half:]) if h]
+            for tokens in await asyncio.gather(*(self.extract(h, spec, context) for h in halves)):
+                embedded += tokens
             if progress is not None:
                 progress(len(embedded) / len(photographs))
         return embedded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -107,8 +107,22 @@ class Fitter:
             photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
         )
         rate = 1.0 if request.memory_fit else self._coreset_rate
+
+        def on_coreset(share: float) -> None:
+            self._embedder.pool.keep_going()
+            progress.part(0.5, 0.9, share)
+
         record = await self._embedder.pool.run_fit(
-            _build, request, spec, embedded, digests, rate, self._coreset_rate, started_at, started, progress
+            _build,
+            request,
+            spec,
+            embedded,
+            digests,
+            rate,
+            self._coreset_rate,
+            started_at,
+            started,
+            on_coreset,
         )
         recipe = await asyncio.to_thread(self._recalibration, request)
         evidence = None
@@ -191,9 +205,9 @@ def _build(
     requested_rate: float,
     started_at: datetime,
     started: float,
-    progress: FitProgress,
+    on_coreset: Callable[[float], None],
 ) -> BankRecord:
-    memory, kept, n_embeddings = build_memory(embedded, rate, lambda share: progress.part(0.5, 0.9, share))
+    memory, kept, n_embeddings = build_memory(embedded, rate, on_coreset)
     sample_of = np.repeat(np.arange(len(embedded)), [int(e.patches.sum()) for e in embedded])
     patch_of = np.concatenate([np.flatnonzero(e.patches) for e in embedded])
     if memory.embeddings.shape[1] != spec.dim:

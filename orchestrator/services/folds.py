@@ -41,14 +41,20 @@ def fold_count(n: int) -> int:
 
 
 def score_fold(
-    photographs: Sequence[Embedded], fold: int, rate: float, scoring: Scoring, percentile: float
+    photographs: Sequence[Embedded],
+    fold: int,
+    rate: float,
+    scoring: Scoring,
+    percentile: float,
+    progress: Callable[[float], None] | None = None,
 ) -> dict[int, float]:
     """Score the photographs of one fold against a bank of all the others: index to score.
 
-    Folds are independent, so they may run side by side.
+    Folds are independent, so they may run side by side. progress: called with the share of the rebuild.
     """
     n = len(photographs)
     assignment = fold_of(n, fold_count(n), seed=SEED)
-    memory, _, _ = build_memory([p for p, f in zip(photographs, assignment, strict=True) if f != fold], rate)
+    rest = [p for p, f in zip(photographs, assignment, strict=True) if f != fold]
+    memory, _, _ = build_memory(rest, rate, progress)
     held_out = np.flatnonzero(assignment == fold).tolist()
     return {index: score_against(photographs[index], memory, scoring, percentile) for index in held_out}

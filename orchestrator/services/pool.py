@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 import cv2
 from threadpoolctl import threadpool_limits
+
+from orchestrator.errors import Stopping
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,6 +30,7 @@ class NumericsPool:
         self._blas = threadpool_limits(limits=1, user_api="blas")
         self._opencv_threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
+        self._closing = threading.Event()
         self._inspect = ThreadPoolExecutor(self.threads, thread_name_prefix="inspect")
         self._fit = ThreadPoolExecutor(self.threads, thread_name_prefix="fit")
 
@@ -38,8 +42,17 @@ class NumericsPool:
         """Compute for a fit or a calibration."""
         return await self._submit(self._fit, function, *args, **kwargs)
 
+    def keep_going(self, _: float = 0.0) -> None:
+        """Progress callback for long numerics: lets a process that ends abandon them.
+
+        Raises Stopping once the pool is closing.
+        """
+        if self._closing.is_set():
+            raise Stopping("the server is stopping; nothing was changed. Try again in a moment.")
+
     def close(self) -> None:
-        """Let what runs end, start nothing more."""
+        """Abandon long work at its next step, let the rest end, start nothing more."""
+        self._closing.set()
         self._inspect.shutdown(wait=True, cancel_futures=True)
         self._fit.shutdown(wait=True, cancel_futures=True)
         self._blas.restore_original_limits()

@@ -23,7 +23,7 @@ from types import TracebackType
 from orchestrator.errors import FeaturesUnavailable
 from orchestrator.twin import guard
 from orchestrator.twin.command import HOST, Ports, free_ports, triton_command, triton_environment
-from orchestrator.twin.install import DEFAULT_HOME, TritonInstallation, install
+from orchestrator.twin.install import TritonInstallation
 from orchestrator.twin.repository import build_twin
 
 _ATTEMPTS = 3
@@ -33,7 +33,8 @@ class TritonServer:
     """A Triton that serves the twin of a shipped repository; a context manager that stops it.
 
     repository: as shipped, only read. models: loaded at start, no others. threads: for one execution of a graph.
-    log: appended to; by default it goes with the server. Not for use by two threads at once.
+    instances: executions at once. log: appended to; by default it goes with the server.
+    Not for use by two threads at once.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TritonServer:
         models: Sequence[str],
         *,
         threads: int,
+        instances: int = 1,
         log: Path | None = None,
         start_timeout_s: float = 60.0,
         exit_timeout_s: float = 5.0,
@@ -52,7 +54,7 @@ class TritonServer:
         self._installation = installation
         self._repository = repository
         self._models = tuple(models)
-        self._threads = threads
+        self._threads, self._instances = threads, instances
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
         self._extra = tuple(extra_arguments)
@@ -157,6 +159,7 @@ class TritonServer:
             twin,
             stub_packages=self._installation.stub_packages,
             threads=self._threads,
+            instances=self._instances,
         )
 
     def _start_on_free_ports(self) -> None:
@@ -266,36 +269,3 @@ class TritonServer:
 
     def _remove_run_dir(self) -> None:
         shutil.rmtree(self._run_dir, ignore_errors=True)
-
-
-def serve_repository(
-    repository: Path,
-    models: Sequence[str],
-    *,
-    triton_home: Path = DEFAULT_HOME,
-    threads: int,
-    log: Path | None = None,
-    start_timeout_s: float = 60.0,
-    extra_arguments: Sequence[str] = (),
-    preferred_grpc_port: int = 0,
-) -> TritonServer:
-    """Install what is missing, write the twin of `repository` and start Triton on it.
-
-    repository: as shipped; it is only read. threads: for one execution of the graph, normally the cores.
-    preferred_grpc_port: taken if it is free; 0 for any.
-    Returns a server that is ready; the caller stops it.
-
-    Raises NotFound, FeatureContractBroken (the repository); FeaturesUnavailable (the machine, or Triton's
-    start).
-    """
-    server = TritonServer(
-        install(triton_home),
-        repository,
-        models,
-        threads=threads,
-        log=log,
-        start_timeout_s=start_timeout_s,
-        extra_arguments=extra_arguments,
-        preferred_grpc_port=preferred_grpc_port,
-    )
-    return server.start()

@@ -23,7 +23,7 @@ import pytest
 from orchestrator.domain.arrays import HalfArray
 from orchestrator.features.base import CallContext
 from orchestrator.features.repository import ModelRepository
-from orchestrator.twin.process import serve_repository
+from orchestrator.twin.serving import serve_repository
 from tests.e2e.readme import NOT_RUN, ROOT, readme_commands
 
 pytestmark = pytest.mark.slow

@@ -33,7 +33,8 @@ def test_inspection_goes_before_fitting_and_a_nameless_caller_does_not(config: p
     batching = config.dynamic_batching
     assert batching.priority_levels == 2
     assert batching.default_priority_level == 2
-    assert 0 < batching.max_queue_delay_microseconds <= 500
+    # With a queue timeout, a delay makes Triton lose count of its free instances.
+    assert batching.max_queue_delay_microseconds == 0
     assert not batching.preferred_batch_size
 
 

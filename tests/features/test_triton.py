@@ -25,7 +25,8 @@ from orchestrator.features.base import Priority
 from orchestrator.features.onnx import OnnxExtractor
 from orchestrator.features.repository import ModelRepository
 from orchestrator.features.triton import TritonExtractor
-from orchestrator.twin.process import TritonServer, serve_repository
+from orchestrator.twin.process import TritonServer
+from orchestrator.twin.serving import serve_repository
 from tests.triton_fixtures import THREADS, call, copy_repository, draw_images, stubs_of
 
 

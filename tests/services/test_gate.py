@@ -25,9 +25,10 @@ def test_fits_run_one_at_a_time_and_are_seen_waiting(tmp_path: Path) -> None:
 
         tasks = [asyncio.create_task(fit()) for _ in range(3)]
         # What is waited for lies in the store.
-        while activity.read().running + activity.read().waiting < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        assert (entered, activity.read().running, activity.read().waiting) == (1, 1, 2)
+        async with asyncio.timeout(30):
+            while (activity.read().running, activity.read().waiting) != (1, 2):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert entered == 1
         release.set()
         await asyncio.gather(*tasks)
         assert (entered, activity.read().running, activity.read().waiting) == (3, 0, 0)

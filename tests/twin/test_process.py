@@ -18,7 +18,8 @@ import pytest
 from orchestrator.errors import FeaturesUnavailable, NotFound
 from orchestrator.features.repository import ModelRepository
 from orchestrator.features.triton import TritonExtractor
-from orchestrator.twin.process import TritonServer, serve_repository
+from orchestrator.twin.process import TritonServer
+from orchestrator.twin.serving import serve_repository
 from tests.triton_fixtures import ROOT, THREADS, call, copy_repository, draw_images, stubs_of
 
 SHM = Path("/dev/shm")
@@ -103,7 +104,7 @@ def test_triton_does_not_outlive_a_parent_that_is_ended(
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from orchestrator.twin.process import serve_repository\n"
+        "from orchestrator.twin.serving import serve_repository\n"
         "s = serve_repository(Path(sys.argv[1]), ['tiny'], triton_home=Path(sys.argv[2]), threads=1)\n"
         "print(s.pid, s.shared_memory_prefix, s.log.parent, flush=True)\n"
         "time.sleep(600)\n"

@@ -1,0 +1,56 @@
+"""The benchmarks run and their rows hold what later readers rely on; no figure is judged here."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import naive, overhead
+from tests.benchmarks.rows import Figures, Row, write_json
+from tests.benchmarks.servers import Plan
+
+
+@pytest.fixture
+def plan(tiny_repository: Path, triton_home: Path) -> Plan:
+    """Give a plan that costs little."""
+    return Plan(repository=tiny_repository, triton_home=triton_home, threads=1, repeats=1)
+
+
+def test_overhead_is_the_difference_and_has_its_parts(plan: Plan) -> None:
+    rows = {row.case: row for row in overhead.run(plan, requests=5, fit_images=2)}
+    assert rows["overhead"].ours == pytest.approx(rows["/infer"].ours - rows["bare Triton call"].ours)
+    assert {"decode", "search", "map", "encode", "http", "state", "features"} <= rows.keys()
+    assert all(row.repeats == 1 and row.n == 5 and row.unit == "ms" for row in rows.values())
+
+
+def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -> None:
+    served, fitted = naive.run(plan, backbone="tiny", requests=4, fit_images=2)
+    for row in (served, fitted):
+        assert row.ours > 0
+        assert row.peer is not None
+        assert row.ratio == pytest.approx(row.ours / row.peer)
+    assert (served.better, fitted.better) == ("higher", "lower")
+
+
+def test_ratio_is_the_median_of_paired_ratios() -> None:
+    figures = Figures("suite", "case", "s", "lower", n=1, threads=1)
+    for ours, peer in ((1.0, 2.0), (10.0, 40.0), (3.0, 3.0)):
+        figures.add(ours, peer)
+    row = figures.row()
+    assert (row.ours, row.peer, row.ratio, row.ahead) == (3.0, 3.0, 0.5, True)
+
+
+def test_rows_are_written_with_every_field(tmp_path: Path) -> None:
+    figures = Figures("suite", "case", "ms", "lower", n=1, threads=1)
+    figures.add(1.5)
+    path = tmp_path / "bench" / "results.json"
+    write_json([figures.row()], path)
+    (written,) = json.loads(path.read_text())
+    assert set(written) == {field.name for field in fields(Row)}
+    assert (written["peer"], written["ratio"], written["ahead"]) == (None, None, None)
+    assert math.isfinite(written["load"][0])
+    assert written["versions"]["python"]
