@@ -77,14 +77,15 @@ class DemoReport:
     sheet: Path
 
 
-def demo_target(folder: PhotographFolder) -> Target:
-    """Name the target of a folder: recipe `demo`, the folder's name as ROI."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.root.resolve().name).strip("-") or "part"
+def demo_target(name: str) -> Target:
+    """Name a demo's target: recipe `demo`, a plain form of the name as ROI."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "part"
     return Target.of(RECIPE, ROLE, name[:64])
 
 
 async def run_demo(
     runtime: Runtime,
+    target: Target,
     folder: PhotographFolder,
     sheet: Path,
     progress: Progress,
@@ -96,7 +97,6 @@ async def run_demo(
 
     roi: a shape that masks every photograph, as on the wire. Raises what the services raise.
     """
-    target = demo_target(folder)
     for label in LABELS:
         # An earlier demo of this name must not leak its photographs into this one's calibration.
         await asyncio.to_thread(runtime.datasets.clear, target.part, label)

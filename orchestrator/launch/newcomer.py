@@ -16,10 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from orchestrator.demo.defects import DefectKind
 from orchestrator.demo.drawing import draw_set, part_roi
 from orchestrator.demo.photographs import Photograph, PhotographFolder, read_folder, write_drawn_set
 from orchestrator.demo.report import print_report
-from orchestrator.demo.run import MM_PER_PX, DemoReport, run_demo
+from orchestrator.demo.run import MM_PER_PX, RECIPE, ROLE, DemoReport, demo_target, run_demo
 from orchestrator.errors import FeaturesUnavailable, InvalidInput
 from orchestrator.launch.api import serve_api
 from orchestrator.launch.backbone import Prepared, prepare_backbone
@@ -30,7 +31,8 @@ from orchestrator.twin.process import TritonServer
 from orchestrator.twin.serving import serve_repository
 
 DEMO_SEED = 0
-TITLE = "Patchlight demo"
+DRAWN = "drawn"
+"""The drawn parts' ROI id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,7 @@ def run(settings: Settings, console: Console) -> None:
     with _terminable(), started(settings, console) as machine:
         examples: tuple[Photograph, Photograph] | None = None
         if is_empty(machine.settings):
-            report = demonstrate(
-                machine, drawn_folder(machine.settings, console), console, title="Patchlight demo"
-            )
-            examples = _examples(report)
+            examples = _examples(demonstrate_drawn(machine, console))
         _warn(machine, console)
         serve_api(machine.settings, lambda url: _announce(url, machine, examples, console))
 
@@ -60,8 +59,7 @@ def demo(settings: Settings, images: Path | None, console: Console) -> DemoRepor
     """Run the demo on drawn parts, or on a folder of photographs, and stop."""
     with _terminable(), started(settings, console) as machine:
         if images is None:
-            folder = drawn_folder(machine.settings, console)
-            report = demonstrate(machine, folder, console, title=TITLE, roi=part_roi())
+            report = demonstrate_drawn(machine, console)
         else:
             title = f"Patchlight: {images.resolve().name}"
             report = demonstrate(machine, read_folder(images), console, title=title)
@@ -109,24 +107,33 @@ def drawn_folder(settings: Settings, console: Console) -> PhotographFolder:
     return write_drawn_set(draw_set(DEMO_SEED), root)
 
 
+def demonstrate_drawn(machine: Machine, console: Console) -> DemoReport:
+    """Run the demo on the drawn parts, inside their ROI."""
+    folder = drawn_folder(machine.settings, console)
+    return demonstrate(machine, folder, console, title="Patchlight demo", name=DRAWN, roi=part_roi())
+
+
 def demonstrate(
     machine: Machine,
     folder: PhotographFolder,
     console: Console,
     *,
     title: str,
+    name: str | None = None,
     roi: dict[str, Any] | None = None,
 ) -> DemoReport:
-    """Run the demo in this process, with a progress bar, and print its report."""
-    sheet = (
-        machine.settings.data_root / "demo" / f"{folder.root.resolve().name}-{machine.prepared.spec.name}.png"
-    )
+    """Run the demo in this process, with a progress bar, and print its report.
+
+    name: of the target's ROI, the folder's own name by default. roi: a shape that masks every photograph.
+    """
+    target = demo_target(name or folder.root.resolve().name)
+    sheet = machine.settings.data_root / "demo" / f"{target.part.roi_id}-{machine.prepared.spec.name}.png"
 
     async def work(progress: Callable[[str, float], None]) -> DemoReport:
         runtime = build_runtime(machine.settings)
         try:
             runtime.backbones.settle()
-            return await run_demo(runtime, folder, sheet, progress, title=title, roi=roi)
+            return await run_demo(runtime, target, folder, sheet, progress, title=title, roi=roi)
         finally:
             await runtime.close()
 
@@ -162,7 +169,7 @@ def _announce(
     lines = [f"curl -s {url}/health"]
     found = examples or _stored_examples(machine.settings)
     if found is not None:
-        fields = f"-F role_id=Demo -F roi_id=ring -F mm_per_px={MM_PER_PX} -F recipe_id=demo"
+        fields = f"-F role_id={ROLE} -F roi_id={DRAWN} -F mm_per_px={MM_PER_PX} -F recipe_id={RECIPE}"
         fields += f" -F include_heatmap=false -F 'shape={json.dumps(part_roi())}'"
         lines = [f"curl -s{key} {fields} -F image=@{p.path.resolve()} {url}/infer" for p in found]
     for line in lines:
@@ -171,10 +178,10 @@ def _announce(
 
 def _stored_examples(settings: Settings) -> tuple[Photograph, Photograph] | None:
     root = settings.data_root / "demo" / "ring"
-    if not root.is_dir() or not any((settings.recipes_root / "recipes" / "demo" / "ring").glob("*.npz")):
+    if not root.is_dir() or not any((settings.recipes_root / "recipes" / RECIPE / DRAWN).glob("*.npz")):
         return None
     folder = read_folder(root)
-    return folder.good_test[0], folder.bad[0]
+    return folder.good_test[0], next(p for p in folder.bad if p.kind == DefectKind.MISSING_HOLE)
 
 
 @contextlib.contextmanager

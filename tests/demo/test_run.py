@@ -36,7 +36,12 @@ def report(
             for _ in range(2):
                 # The second time, what the first one stored must not count.
                 found = await run_demo(
-                    runtime, folder, root / "sheet.png", lambda stage, share: None, title="demo"
+                    runtime,
+                    demo_target("part"),
+                    folder,
+                    root / "sheet.png",
+                    lambda stage, share: None,
+                    title="demo",
                 )
             return found
         finally:
@@ -45,8 +50,8 @@ def report(
     return asyncio.run(work())
 
 
-def test_the_demo_has_a_recipe_of_its_own_and_a_plain_roi(folder: PhotographFolder) -> None:
-    target = demo_target(folder)
+def test_the_demo_has_a_recipe_of_its_own_and_a_plain_roi() -> None:
+    target = demo_target("my part!")
     assert (target.part.recipe_id, target.part.roi_id) == (RECIPE, "my-part")
 
 
