@@ -28,7 +28,7 @@ from orchestrator.runtime import build_runtime
 from orchestrator.settings import Settings
 from orchestrator.telemetry import configure_logging
 from orchestrator.twin.process import TritonServer
-from orchestrator.twin.serving import serve_repository
+from orchestrator.twin.serving import INSTANCES, serve_repository
 
 DEMO_SEED = 0
 DRAWN = "drawn"
@@ -79,7 +79,11 @@ def started(settings: Settings, console: Console) -> Iterator[Machine]:
         console.print("Starting Triton ...")
         cores = len(os.sched_getaffinity(0))
         triton = serve_repository(
-            settings.model_repository, [prepared.spec.name], triton_home=settings.triton_home, threads=cores
+            settings.model_repository,
+            [prepared.spec.name],
+            triton_home=settings.triton_home,
+            threads=cores,
+            instances=INSTANCES,
         )
     except FeaturesUnavailable as error:
         console.print(

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.errors import FeaturesUnavailable, InvalidInput
 from orchestrator.features.repository import ModelRepository
 from orchestrator.settings import Settings
-from orchestrator.twin.serving import serve_repository
+from orchestrator.twin.serving import INSTANCES, serve_repository
 
 GRPC_PORT = 8001
 """Triton's usual one; taken where it is free."""
@@ -46,6 +46,7 @@ def serve_triton(settings: Settings, models: Sequence[str], threads: int | None,
                 wanted,
                 triton_home=settings.triton_home,
                 threads=threads or len(os.sched_getaffinity(0)),
+                instances=INSTANCES,
                 preferred_grpc_port=GRPC_PORT,
             )
         )

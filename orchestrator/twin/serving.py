@@ -8,6 +8,10 @@ from pathlib import Path
 from orchestrator.twin.install import DEFAULT_HOME, install
 from orchestrator.twin.process import TritonServer
 
+INSTANCES = 2
+"""Executions at once on a machine without a GPU, each on all cores: while the threads of one wait for each other the
+other one works, and a lone request still has every core."""
+
 
 def serve_repository(
     repository: Path,

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.twin.command import HOST, free_ports
-from orchestrator.twin.serving import serve_repository
+from orchestrator.twin.serving import INSTANCES, serve_repository
 from tests.benchmarks.exported import export_once
 from tests.benchmarks.rows import ROOT
 
@@ -55,7 +55,11 @@ def serve_ours(plan: Plan, backbone: str) -> Iterator[Ours]:
     spec = export_once(plan.repository, backbone)
     with (
         serve_repository(
-            plan.repository, [backbone], triton_home=plan.triton_home, threads=plan.threads
+            plan.repository,
+            [backbone],
+            triton_home=plan.triton_home,
+            threads=plan.threads,
+            instances=INSTANCES,
         ) as triton,
         TemporaryDirectory(prefix="patchlight-bench-") as store,
     ):
