@@ -77,7 +77,6 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "PYTHONPATH": str(folder),
         "BDI_TRITON_HOME": os.environ.get("BDI_TRITON_HOME", str(ROOT / ".triton")),
         "BDI_BACKEND_PORT": str(port),
-        "PATCHLIGHT_BENCH_QUICK": "1",
         # The hub is never part of a test: a new data root takes the path of a machine without one.
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / ".cache" / "huggingface"),
@@ -212,6 +211,10 @@ def test_the_other_commands_run_as_written(checkout: Checkout) -> None:
     done = _run(checkout, "patchlight doctor")
     assert "backbone" in done.stdout
     (checkout.folder.parent / "old-server").mkdir(exist_ok=True)
+    (bench,) = [c for c in readme_commands() if c.startswith("make bench")]
+    done = _run(checkout, bench)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (checkout.folder / "bench" / "results.json").is_file()
     (legacy,) = [c for c in readme_commands() if "import-legacy" in c]
     done = _run(checkout, legacy)
     assert done.returncode == 0, done.stdout + done.stderr
