@@ -14,7 +14,7 @@ from typing import Literal
 import onnx
 from onnx import TensorProto
 
-from export.backbones import IMAGENET_MEAN, IMAGENET_STD, ResizeRule, Triple
+from export.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, ResizeRule, Triple
 from export.errors import BadInput
 from export.foreign_graph import RUNTIME_ERRORS, ForeignGraph, read_graph
 from export.manifest import FeatureSpec, draft_manifest
@@ -79,6 +79,10 @@ def import_graph(
     Raises BadInput where the graph or an option cannot be used, ParityRefused.
     """
     require_name(name)
+    if name in BACKBONES:
+        raise BadInput(
+            f"--name {name} is a backbone of the table; an imported graph needs a name of its own."
+        )
     on_stage(STAGES[0])
     graph = read_graph(path, input_side=options.input_side, output=options.output)
     mean, std, scale = _pixel_rule(graph, options)

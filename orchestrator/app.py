@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import structlog
@@ -18,6 +20,8 @@ from orchestrator.runtime import build_runtime
 from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import Metrics, configure_logging
 
+STORE_THREADS = 64
+
 _log = structlog.get_logger()
 
 
@@ -32,14 +36,17 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging(chosen.log_level)
+        # Waiting for a writer's lock must not keep reads and heartbeats out of the loop's small default pool.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORE_THREADS, "store"))
         runtime = build_runtime(chosen, extractor=extractor)
         app.state.runtime = runtime
         if chosen.api_key is None:
             _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
         try:
             spec = runtime.backbones.settle()
-            announce = _log.warning if spec.reason else _log.info
-            announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=spec.reason)
+            reason = runtime.backbones.reason
+            announce = _log.warning if reason else _log.info
+            announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=reason)
         except PatchlightError as error:
             # Starting all the same: an export or a mounted store may come later, and /health says what is missing.
             _log.error("backbone.missing", error=error.message)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import structlog
 from fastapi import Header, Request, UploadFile
 from pydantic import BaseModel, ConfigDict
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import Scope
 
 from orchestrator.domain.identity import DEFAULT_RECIPE, Part, Target, normalise_recipe
@@ -59,6 +59,7 @@ class Call:
         self.facts: dict[str, Any] = {}
         self._scope = scope
         self._recipe_header = headers.get("x-recipe-id")
+        self._recipe_query = QueryParams(scope.get("query_string", b"")).get("recipe_id")
         try:
             self.recipe_id = normalise_recipe(self._recipe_header)
         except PatchlightError:
@@ -81,7 +82,7 @@ class Call:
 
         Raises InvalidRecipe.
         """
-        self.recipe_id = normalise_recipe(explicit, self._recipe_header)
+        self.recipe_id = normalise_recipe(explicit, self._recipe_query, self._recipe_header)
         structlog.contextvars.bind_contextvars(recipe_id=self.recipe_id)
         return self.recipe_id
 

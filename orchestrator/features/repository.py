@@ -71,6 +71,16 @@ class ModelRepository:
             raise FeatureContractBroken(f"{path} cannot be read: {error.strerror}") from error
         return known[1]
 
+    def trusted(self, name: str) -> BackboneSpec:
+        """Read the newest version whose weights are not random; the newest of all where every one is.
+
+        Raises NotFound, FeatureContractBroken.
+        """
+        specs = [self.spec(name, version) for version in self.versions(name)]
+        return max(specs, key=lambda s: (s.weights_source != "random", s.version), default=None) or self.spec(
+            name
+        )
+
     def find(self, fingerprint: str) -> BackboneSpec | None:
         """Find the version with this fingerprint, under any name; the highest where several carry it.
 

@@ -27,7 +27,7 @@ class _Announcing(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started and self.servers:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_started(f"http://{host}:{port}")
+            self._on_started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
 
 def serve_api(settings: Settings, on_started: Callable[[str], None] | None = None) -> None:

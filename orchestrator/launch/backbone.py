@@ -29,9 +29,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The backbone to serve. advice: how to change it, where there is something to say."""
+    """The backbone to serve.
+
+    reason: why not the preferred one. advice: how to change it. Both only where there is something to say.
+    """
 
     spec: BackboneSpec
+    reason: str | None
     advice: str | None
 
 
@@ -46,9 +50,10 @@ def prepare_backbone(settings: Settings, say: Say) -> Prepared:
     repository = ModelRepository(settings.model_repository)
     choice = ChoiceStore(FileStore(settings.data_root)).read()
     if settings.backbone is not None and (choice is None or choice.name != settings.backbone):
-        return Prepared(_ensure(settings, repository, settings.backbone, say), None)
+        return Prepared(_ensure(settings, repository, settings.backbone, None, say), None, None)
     if choice is not None:
-        return Prepared(_ensure_choice(settings, repository, choice, say), _advice(choice.name))
+        spec = _ensure_choice(settings, repository, choice, say)
+        return Prepared(spec, choice.reason, _advice(choice.name))
     return _first(settings, repository, say)
 
 
@@ -62,7 +67,7 @@ def weights_file(settings: Settings) -> Path | None:
 def _first(settings: Settings, repository: ModelRepository, say: Say) -> Prepared:
     existing = _spec(repository, PRETRAINED)
     if existing is not None and existing.weights_source in ("pretrained", "file"):
-        return Prepared(existing, None)
+        return Prepared(existing, None, None)
     local = weights_file(settings)
     if local is None:
         say(f"New data root: looking for pretrained {PRETRAINED} on the hub (5 s at most) ...")
@@ -70,24 +75,26 @@ def _first(settings: Settings, repository: ModelRepository, say: Say) -> Prepare
     if code == 0:
         spec = _spec(ModelRepository(settings.model_repository), PRETRAINED)
         if spec is not None:
-            return Prepared(spec, None)
+            return Prepared(spec, None, None)
     if code != HUB_UNREACHABLE:
         raise InvalidInput(f"{PRETRAINED} could not be exported: {message}")
     reason = (
         f"the weights hub could not be reached, so {PRETRAINED} could not be had: "
         f"this is the training-free '{FALLBACK}' backbone"
     )
-    say(f"*** {reason}. ***")
+    say(f"*** {reason}. ***\n{message}")
     spec = _spec(repository, FALLBACK) or _export_or_raise(settings, FALLBACK, "pretrained", reason, say)
-    return Prepared(spec, _advice(FALLBACK))
+    return Prepared(spec, reason, _advice(FALLBACK))
 
 
-def _ensure(settings: Settings, repository: ModelRepository, name: str, say: Say) -> BackboneSpec:
+def _ensure(
+    settings: Settings, repository: ModelRepository, name: str, reason: str | None, say: Say
+) -> BackboneSpec:
     spec = _spec(repository, name)
     if spec is not None:
         return spec
-    local = weights_file(settings) if name == PRETRAINED or settings.weights else None
-    return _export_or_raise(settings, name, str(local) if local else "pretrained", None, say)
+    local = weights_file(settings) if name == PRETRAINED else None
+    return _export_or_raise(settings, name, str(local) if local else "pretrained", reason, say)
 
 
 def _ensure_choice(
@@ -97,7 +104,7 @@ def _ensure_choice(
     if spec is not None:
         return spec
     say(f"{choice.name} is not in {settings.model_repository}; exporting it again ...")
-    spec = _ensure(settings, repository, choice.name, say)
+    spec = _ensure(settings, repository, choice.name, choice.reason, say)
     if spec.fingerprint != choice.fingerprint:
         raise FeaturesUnavailable(
             f"this data root was fitted with {choice.name}/{choice.version}@{choice.fingerprint[:12]}, but the "
@@ -118,7 +125,7 @@ def _advice(name: str) -> str | None:
 
 def _spec(repository: ModelRepository, name: str) -> BackboneSpec | None:
     try:
-        return repository.spec(name)
+        return repository.trusted(name)
     except NotFound:
         return None
 
@@ -130,7 +137,7 @@ def _export_or_raise(
     code, message = _export(settings, name, weights, reason)
     if code != 0:
         raise FeaturesUnavailable(f"{name} could not be exported: {message}")
-    return ModelRepository(settings.model_repository).spec(name)
+    return ModelRepository(settings.model_repository).trusted(name)
 
 
 def _export(settings: Settings, name: str, weights: str, reason: str | None) -> tuple[int, str]:

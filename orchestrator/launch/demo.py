@@ -17,7 +17,7 @@ def demo_settings(settings: Settings, backbone: str | None) -> Settings:
         return settings
     choice = ChoiceStore(FileStore(settings.data_root)).read()
     if choice is not None and choice.name == backbone:
-        return settings
+        return settings.model_copy(update={"backbone": backbone})
     return settings.model_copy(
         update={"backbone": backbone, "data_root": SCRATCH / backbone, "models_dir": Path(".")}
     )

@@ -149,9 +149,10 @@ def _backbone(settings: Settings) -> Finding:
             f"{choice.name}/{choice.version}@{choice.fingerprint[:12]} is not in {settings.model_repository}"
         )
         return Finding("backbone", "bad", found, f"python -m export onnx --backbone {choice.name}")
-    reason = repository.spec(choice.name).reason
-    if reason:
-        return Finding("backbone", "note", f"{choice.name}: {reason}", f"make run BACKBONE={PRETRAINED}")
+    if choice.reason:
+        return Finding(
+            "backbone", "note", f"{choice.name}: {choice.reason}", f"make run BACKBONE={PRETRAINED}"
+        )
     return Finding("backbone", "ok", f"{choice.name}; exported: {listed}")
 
 

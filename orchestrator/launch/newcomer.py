@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +24,26 @@ from orchestrator.demo.drawing import draw_set, part_roi
 from orchestrator.demo.photographs import Photograph, PhotographFolder, read_folder, write_drawn_set
 from orchestrator.demo.report import print_report
 from orchestrator.demo.run import MM_PER_PX, RECIPE, ROLE, DemoReport, demo_target, run_demo
+from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.errors import FeaturesUnavailable, InvalidInput
+from orchestrator.features.repository import ModelRepository
 from orchestrator.launch.api import serve_api
 from orchestrator.launch.backbone import Prepared, prepare_backbone
 from orchestrator.runtime import build_runtime
+from orchestrator.services.backbones import Backbones
 from orchestrator.settings import Settings
+from orchestrator.storage.banks import BankStore
+from orchestrator.storage.calibrations import CalibrationStore
+from orchestrator.storage.choice import ChoiceStore
+from orchestrator.storage.files import FileStore
 from orchestrator.telemetry import configure_logging
 from orchestrator.twin.process import TritonServer
 from orchestrator.twin.serving import INSTANCES, serve_repository
 
 DEMO_SEED = 0
+TRITON_START_S = 240.0
+"""Warm-up runs every served version at batch 1 and 8: minutes for a large backbone on a small machine."""
+
 DRAWN = "drawn"
 """The drawn parts' ROI id."""
 
@@ -47,9 +60,10 @@ class Machine:
 def run(settings: Settings, console: Console) -> None:
     """Prepare, demonstrate where the store is empty, then serve until SIGINT or SIGTERM."""
     configure_logging(settings.log_level)
+    check_port(settings)
     with _terminable(), started(settings, console) as machine:
         examples: tuple[Photograph, Photograph] | None = None
-        if is_empty(machine.settings):
+        if wants_demo(machine.settings, machine.prepared.spec):
             examples = _examples(demonstrate_drawn(machine, console))
         _warn(machine, console)
         serve_api(machine.settings, lambda url: _announce(url, machine, examples, console))
@@ -72,6 +86,7 @@ def started(settings: Settings, console: Console) -> Iterator[Machine]:
     """Have a backbone and, unless one is named in the settings, a Triton of our own; stop it at the end."""
     prepared = prepare_backbone(settings, lambda text: console.print(text, soft_wrap=True))
     chosen = settings.model_copy(update={"backbone": prepared.spec.name})
+    settle(chosen, prepared)
     if settings.triton_url is not None:
         yield Machine(chosen, prepared, None)
         return
@@ -84,6 +99,7 @@ def started(settings: Settings, console: Console) -> Iterator[Machine]:
             triton_home=settings.triton_home,
             threads=cores,
             instances=INSTANCES,
+            start_timeout_s=TRITON_START_S,
         )
     except FeaturesUnavailable as error:
         console.print(
@@ -96,19 +112,32 @@ def started(settings: Settings, console: Console) -> Iterator[Machine]:
         yield Machine(chosen.model_copy(update={"triton_url": triton.grpc_url}), prepared, triton)
 
 
-def is_empty(settings: Settings) -> bool:
-    """Say whether nothing was ever fitted in this data root."""
-    recipes = settings.recipes_root / "recipes"
-    return not any(recipes.glob("*/*/*.npz"))
+def wants_demo(settings: Settings, spec: BackboneSpec) -> bool:
+    """Say whether nothing was ever fitted here, or the drawn demo stands half-done or with another backbone."""
+    if not any((settings.recipes_root / "recipes").glob("*/*/*.npz")):
+        return True
+    store, target = FileStore(settings.recipes_root), demo_target(DRAWN)
+    banks = BankStore(store)
+    if banks.etag(target) is None:
+        return False
+    stale = banks.read(target).metadata.fingerprint != spec.fingerprint
+    return stale or CalibrationStore(store).read(target) is None
 
 
 def drawn_folder(settings: Settings, console: Console) -> PhotographFolder:
     """Draw the demo's photographs once, as real files."""
     root = settings.data_root / "demo" / "ring"
-    with contextlib.suppress(InvalidInput):
+    if root.is_dir():
         return read_folder(root)
     console.print("Drawing the demo's photographs ...")
-    return write_drawn_set(draw_set(DEMO_SEED), root)
+    staged = root.with_name(f".ring-{os.getpid()}")
+    try:
+        write_drawn_set(draw_set(DEMO_SEED), staged)
+        # Whole or not at all: an interrupted start must not leave half a set for the next one.
+        staged.rename(root)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return read_folder(root)
 
 
 def demonstrate_drawn(machine: Machine, console: Console) -> DemoReport:
@@ -156,9 +185,9 @@ def _examples(report: DemoReport) -> tuple[Photograph, Photograph]:
 
 
 def _warn(machine: Machine, console: Console) -> None:
-    spec = machine.prepared.spec
-    if spec.reason:
-        console.print(f"*** {spec.name}: {spec.reason}. ***", soft_wrap=True)
+    prepared = machine.prepared
+    if prepared.reason:
+        console.print(f"*** {prepared.spec.name}: {prepared.reason}. ***", soft_wrap=True)
     if machine.prepared.advice:
         console.print(machine.prepared.advice, soft_wrap=True)
 
@@ -169,13 +198,15 @@ def _announce(
     console.print(
         f"\nPatchlight answers on {url} (documentation: {url}/docs). Ctrl-C ends it.", soft_wrap=True
     )
-    key = ' -H "X-API-Key: $BACKEND_API_KEY"' if machine.settings.api_key else ""
+    key = ' -H "X-API-Key: ${BDI_API_KEY:-$BACKEND_API_KEY}"' if machine.settings.api_key else ""
     lines = [f"curl -s {url}/health"]
     found = examples or _stored_examples(machine.settings)
     if found is not None:
         fields = f"-F role_id={ROLE} -F roi_id={DRAWN} -F mm_per_px={MM_PER_PX} -F recipe_id={RECIPE}"
         fields += f" -F include_heatmap=false -F 'shape={json.dumps(part_roi())}'"
-        lines = [f"curl -s{key} {fields} -F image=@{p.path.resolve()} {url}/infer" for p in found]
+        lines = [
+            f"curl -s{key} {fields} -F {shlex.quote(f'image=@{p.path.resolve()}')} {url}/infer" for p in found
+        ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -184,8 +215,35 @@ def _stored_examples(settings: Settings) -> tuple[Photograph, Photograph] | None
     root = settings.data_root / "demo" / "ring"
     if not root.is_dir() or not any((settings.recipes_root / "recipes" / RECIPE / DRAWN).glob("*.npz")):
         return None
-    folder = read_folder(root)
-    return folder.good_test[0], next(p for p in folder.bad if p.kind == DefectKind.MISSING_HOLE)
+    with contextlib.suppress(InvalidInput):
+        folder = read_folder(root)
+        bad = next((p for p in folder.bad if p.kind == DefectKind.MISSING_HOLE), folder.bad[0])
+        return folder.good_test[0], bad
+    return None
+
+
+def settle(settings: Settings, prepared: Prepared) -> None:
+    """Record the data root's choice before anything is served, with the reason for it."""
+    repository = ModelRepository(settings.model_repository)
+    choices = ChoiceStore(FileStore(settings.data_root))
+    Backbones(repository, choices, wanted=prepared.spec.name, legacy=None).settle(prepared.reason)
+
+
+def check_port(settings: Settings) -> None:
+    """Refuse at once what would be refused after minutes of preparation.
+
+    Raises InvalidInput where another program holds the API's port.
+    """
+    family = socket.AF_INET6 if ":" in settings.backend_host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.backend_host, settings.backend_port))
+        except OSError as error:
+            raise InvalidInput(
+                f"{settings.backend_host}:{settings.backend_port} cannot be listened on ({error.strerror}); end what "
+                "holds it, or choose another with BDI_BACKEND_PORT."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -30,20 +30,27 @@ class Backbones:
         self._wanted = wanted
         self._legacy = legacy
 
-    def settle(self) -> BackboneSpec:
+    @property
+    def reason(self) -> str | None:
+        """Why this backbone and not the preferred one, where there is something to say."""
+        choice = self._choices.read()
+        return choice.reason if choice is not None else None
+
+    def settle(self, reason: str | None = None) -> BackboneSpec:
         """Make or confirm the data root's choice, once at start-up.
 
         A setting that names another backbone than the chosen one, or one whose chosen version is gone, changes it.
+        reason: why the choice is not the preferred one; for a first choice the manifest's own by default.
 
         Raises FeaturesUnavailable where the repository holds no suitable backbone.
         """
         choice = self._choices.read()
         if choice is None:
             spec = self._first_choice()
-            self._choices.write(_choice(spec), replace=False)
+            self._choices.write(_choice(spec, reason or spec.reason), replace=False)
         elif self._wanted is not None and (self._wanted != choice.name or self._chosen(choice) is None):
             spec = self._newest(self._wanted)
-            self._choices.write(_choice(spec), replace=True)
+            self._choices.write(_choice(spec, reason), replace=True)
             _log.warning("backbone.changed", previous=choice.name, backbone=spec.name, version=spec.version)
         return self.current()
 
@@ -118,8 +125,11 @@ class Backbones:
     def _first_choice(self) -> BackboneSpec:
         if self._wanted is not None:
             return self._newest(self._wanted)
-        names = self._repository.names()
-        ranked = [n for n in PREFERENCE if n in names] or (list(names) if len(names) == 1 else [])
+        # Random weights are for tests: nobody gets them without asking for that backbone by name.
+        names = [
+            n for n in self._repository.names() if self._repository.trusted(n).weights_source != "random"
+        ]
+        ranked = [n for n in PREFERENCE if n in names] or (names if len(names) == 1 else [])
         if not ranked:
             raise FeaturesUnavailable(
                 f"no backbone is chosen for this data root; set BDI_BACKBONE ({self._offer()}), or run "
@@ -129,7 +139,7 @@ class Backbones:
 
     def _newest(self, name: str) -> BackboneSpec:
         try:
-            return self._repository.spec(name)
+            return self._repository.trusted(name)
         except NotFound as error:
             raise FeaturesUnavailable(
                 f"backbone '{name}' is not in the model repository ({self._offer()}); "
@@ -141,6 +151,6 @@ class Backbones:
         return "it holds " + ", ".join(names) if names else "it is empty"
 
 
-def _choice(spec: BackboneSpec) -> BackboneChoice:
+def _choice(spec: BackboneSpec, reason: str | None) -> BackboneChoice:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return BackboneChoice(spec.name, spec.version, spec.fingerprint, now)
+    return BackboneChoice(spec.name, spec.version, spec.fingerprint, now, reason)

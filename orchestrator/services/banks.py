@@ -97,6 +97,13 @@ class Banks:
                 break
         return bank, calibration
 
+    def find_snapshot(self, target: Target) -> tuple[LoadedBank | None, Calibration | None]:
+        """Give a bank and its calibration that belong together, or None for both."""
+        try:
+            return self.snapshot(target)
+        except MemoryNotFitted:
+            return None, None
+
     def is_stale(self, target: Target, bank: LoadedBank | None) -> bool:
         """Tell whether a calibration is stored that belongs to another bank than the current one."""
         if self._calibrations.raw(target) is None:

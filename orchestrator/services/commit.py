@@ -13,12 +13,14 @@ from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import Label, NewSample, StoredSample
-from orchestrator.errors import Conflict, NotFound, PatchlightError
+from orchestrator.errors import Conflict, NotFound, PatchlightError, StoreCorrupt
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore
 from orchestrator.storage.datasets import DatasetStore
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.recipes import RecipeStore
+
+CALIBRATED_MEANWHILE = "calibrated_meanwhile"
 
 _log = structlog.get_logger()
 
@@ -46,13 +48,16 @@ class Committer:
         record: BankRecord,
         posted: Sequence[NewSample],
         calibrate: Callable[[int], Calibration | None],
+        *,
+        before: Calibration | None = None,
     ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
         """Store the posted samples and replace the bank by its next generation.
 
-        record.metadata.generation is set here; `calibrate` gives the calibration of that generation, if there is
-        one. It travels inside the bank too, so that no reader sees the new bank without it.
+        before: the calibration in force that the fit started from. record.metadata.generation is set here;
+        `calibrate` gives the calibration of that generation, if there is one. It travels inside the bank too, so that
+        no reader sees the new bank without it.
 
-        Raises MmPerPxMismatch, StoreUnavailable; nothing has changed then.
+        Raises Conflict (CALIBRATED_MEANWHILE), MmPerPxMismatch, StoreUnavailable; nothing has changed then.
         """
         mm_per_px = record.metadata.mm_per_px
         with (
@@ -60,6 +65,7 @@ class Committer:
             self._scale(target.part.recipe_id, mm_per_px),
             contextlib.ExitStack() as undo,
         ):
+            self._check_calibration(target, before)
             samples = self._datasets.add(target.part, "ok", posted)
             undo.callback(self._datasets.discard, target.part, samples)
             generation = self._generation(target) + 1
@@ -146,11 +152,25 @@ class Committer:
         glance = glance_at(target, record, calibration)
         self._banks.describe(target, glance, fit_line=glance if is_fit else None)
 
+    def _check_calibration(self, target: Target, before: Calibration | None) -> None:
+        # One that was put in force while the fit computed was acknowledged: the fit must start from it instead.
+        stored = self._calibrations.read(target)
+        if stored is None or stored.bank_generation != self._generation(target) or stored.threshold <= 0:
+            return
+        if before is None or before.calibrated_at != stored.calibrated_at:
+            raise Conflict(
+                "the memory was calibrated while it was refitted; fit again.", code=CALIBRATED_MEANWHILE
+            )
+
     def _generation(self, target: Target) -> int:
+        """Give the last generation that was committed; a bank that is lost or damaged leaves its number behind."""
         try:
             return self._banks.read(target).metadata.generation
-        except NotFound:
-            return 0
+        except (NotFound, StoreCorrupt):
+            calibration = self._calibrations.read(target)
+            return max(
+                self._banks.described_generation(target), calibration.bank_generation if calibration else 0
+            )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,13 +18,19 @@ from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample, StoredSample
-from orchestrator.errors import FeatureContractBroken, NotEnoughSamples, PatchlightError
+from orchestrator.errors import (
+    Conflict,
+    FeatureContractBroken,
+    NotEnoughSamples,
+    PatchlightError,
+    StoreCorrupt,
+)
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator, Recipe
-from orchestrator.services.commit import Committer
+from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
@@ -32,6 +38,8 @@ from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.storage.activity import ActivityStore
 
 _log = structlog.get_logger()
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +132,38 @@ class Fitter:
             started,
             on_coreset,
         )
-        recipe = await asyncio.to_thread(self._recalibration, request)
+        shapes = [p.shape for p in photographs]
+        known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
+        for attempt in range(_TRIES):
+            try:
+                committed, calibration, samples = await self._commit(
+                    request, record, spec, posted, known, context
+                )
+                break
+            except Conflict as error:
+                if error.code != CALIBRATED_MEANWHILE or attempt + 1 == _TRIES:
+                    raise
+        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
+        return FitResult(committed, samples, calibration is not None, calibration)
+
+    async def _commit(
+        self,
+        request: FitRequest,
+        record: BankRecord,
+        spec: BackboneSpec,
+        posted: Sequence[NewSample],
+        known: Mapping[str, tuple[RawShape, Embedded]],
+        context: CallContext,
+    ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
+        before = await asyncio.to_thread(self._in_force, request.target)
         evidence = None
-        if recipe is not None:
+        if before is not None:
+            recipe = _same_recipe(before, request)
             pending = [
                 ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
                 for image, sample in zip(request.images, posted, strict=True)
             ]
-            shapes = [p.shape for p in photographs]
-            known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
             evidence = await self._calibrator.evidence(
                 request.target, record, spec, recipe, context, pending=pending, known=known
             )
@@ -140,12 +171,9 @@ class Fitter:
         def calibrate(generation: int) -> Calibration | None:
             return evidence.at(generation) if evidence is not None else None
 
-        committed, calibration, samples = await asyncio.to_thread(
-            self._committer.fit, request.target, record, posted, calibrate
+        return await asyncio.to_thread(
+            self._committer.fit, request.target, record, posted, calibrate, before=before
         )
-        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
-        return FitResult(committed, samples, calibration is not None, calibration)
 
     def _announce(self, finished_at: str, coreset_size: int) -> None:
         # The bank is committed: a fit must not fail for what people read beside it.
@@ -168,19 +196,23 @@ class Fitter:
             )
         return list(photographs.values()), list(photographs)
 
-    def _recalibration(self, request: FitRequest) -> Recipe | None:
-        bank = self._banks.find(request.target)
-        calibration = self._banks.in_force(request.target, bank) if bank is not None else None
-        if calibration is None:
+    def _in_force(self, target: Target) -> Calibration | None:
+        try:
+            return self._banks.find_snapshot(target)[1]
+        except StoreCorrupt:
+            # What this fit replaces: a damaged bank has no calibration in force.
             return None
-        return Recipe(
-            calibration.score_percentile,
-            calibration.area_mm2_thr,
-            calibration.mm_per_px,
-            operator_id=calibration.operator_id,
-            notes=calibration.notes,
-            shape=request.shape if request.shape is not None else calibration.shape,
-        )
+
+
+def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:
+    return Recipe(
+        calibration.score_percentile,
+        calibration.area_mm2_thr,
+        calibration.mm_per_px,
+        operator_id=calibration.operator_id,
+        notes=calibration.notes,
+        shape=request.shape if request.shape is not None else calibration.shape,
+    )
 
 
 def _posted(request: FitRequest) -> list[NewSample]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -117,9 +118,7 @@ class Inspector:
         Raises MemoryNotFitted, CalibrationMissing, BackboneMismatch, BackboneVersionGone, InvalidImage, TooLarge,
         InvalidInput, MmPerPxMismatch, Overloaded, and what the extractor raises.
         """
-        if self._permits.locked():
-            raise Overloaded("all inspection slots are taken; try again in a second.")
-        async with self._permits:
+        async with self.admitted():
             started = time.perf_counter()
             ready = await self._pool.run(self._ready, inspection)
             before = time.perf_counter()
@@ -128,38 +127,47 @@ class Inspector:
             verdict = await self._pool.run(self._judge, inspection, ready, embedded, features_ms)
             return replace(verdict, elapsed_ms=(time.perf_counter() - started) * 1e3)
 
+    @contextlib.asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Hold one slot for a whole request of many photographs.
+
+        Raises Overloaded at once where none is free.
+        """
+        if self._permits.locked():
+            raise Overloaded("all inspection slots are taken; try again in a second.")
+        async with self._permits:
+            yield
+
     async def inspect_many(
         self, inspections: Sequence[Inspection], context: CallContext
     ) -> list[Verdict | PatchlightError]:
         """Judge a batch in order, with one feature call a backbone version; a bad photograph fails alone.
 
-        Raises what the extractor raises: then no photograph could be judged.
+        The caller holds the request's slot (`admitted`). Raises what the extractor raises: then no photograph could
+        be judged.
         """
-        if self._permits.locked():
-            raise Overloaded("all inspection slots are taken; try again in a second.")
-        async with self._permits:
-            results: list[Verdict | PatchlightError | None] = [None] * len(inspections)
-            attempts = await asyncio.gather(*(self._try_ready(i) for i in inspections))
-            by_spec: dict[BackboneSpec, list[int]] = {}
-            for index, attempt in enumerate(attempts):
-                if isinstance(attempt, PatchlightError):
-                    results[index] = attempt
-                else:
-                    by_spec.setdefault(attempt.spec, []).append(index)
-            for spec, indices in by_spec.items():
-                ready = [r for r in (attempts[i] for i in indices) if isinstance(r, _Ready)]
-                before = time.perf_counter()
-                embedded = await self._embedder.extract([r.prepared for r in ready], spec, context)
-                features_ms = (time.perf_counter() - before) * 1e3 / len(ready)
-                judged = await asyncio.gather(
-                    *(
-                        self._try_judge(inspections[i], r, e, features_ms)
-                        for i, r, e in zip(indices, ready, embedded, strict=True)
-                    )
+        results: list[Verdict | PatchlightError | None] = [None] * len(inspections)
+        attempts = await asyncio.gather(*(self._try_ready(i) for i in inspections))
+        by_spec: dict[BackboneSpec, list[int]] = {}
+        for index, attempt in enumerate(attempts):
+            if isinstance(attempt, PatchlightError):
+                results[index] = attempt
+            else:
+                by_spec.setdefault(attempt.spec, []).append(index)
+        for spec, indices in by_spec.items():
+            ready = [r for r in (attempts[i] for i in indices) if isinstance(r, _Ready)]
+            before = time.perf_counter()
+            embedded = await self._embedder.extract([r.prepared for r in ready], spec, context)
+            features_ms = (time.perf_counter() - before) * 1e3 / len(ready)
+            judged = await asyncio.gather(
+                *(
+                    self._try_judge(inspections[i], r, e, features_ms)
+                    for i, r, e in zip(indices, ready, embedded, strict=True)
                 )
-                for index, verdict in zip(indices, judged, strict=True):
-                    results[index] = verdict
-            return [r for r in results if r is not None]
+            )
+            for index, verdict in zip(indices, judged, strict=True):
+                results[index] = verdict
+        return [r for r in results if r is not None]
 
     async def _try_ready(self, inspection: Inspection) -> _Ready | PatchlightError:
         try:
@@ -203,8 +211,9 @@ class Inspector:
 
         Raises as `inspect`.
         """
-        bank = self._banks.load(target)
-        self._calibration(target, bank)
+        bank, calibration = self._banks.snapshot(target)
+        if calibration is None:
+            self._require_none(target)
         check_grid(bank, self._backbones.for_bank(bank.record).grid)
 
     def _ready(self, inspection: Inspection) -> _Ready:
@@ -218,12 +227,6 @@ class Inspector:
         started = time.perf_counter()
         prepared = self._embedder.prepare_now(inspection.photograph, spec)
         return _Ready(bank, calibration, spec, prepared, (time.perf_counter() - started) * 1e3)
-
-    def _calibration(self, target: Target, bank: LoadedBank) -> Calibration | None:
-        calibration = self._banks.in_force(target, bank)
-        if calibration is None:
-            self._require_none(target)
-        return calibration
 
     def _require_none(self, target: Target) -> None:
         if self._defaults.require_calibration:

@@ -48,23 +48,24 @@ async def inspect_dataset(
         lambda: [(label, n) for label in dict.fromkeys(labels) for n in reader.names(target.part, label)]
     )
     verdicts: list[DatasetVerdict] = []
-    for start in range(0, len(names), inspector.batch_size):
-        batch = names[start : start + inspector.batch_size]
-        read = await asyncio.gather(
-            *(asyncio.to_thread(_read, reader, target, *name, shape) for name in batch)
-        )
-        scales = [_scale(r, mm_per_px) for r in read]
-        inspections = [
-            Inspection(target, r.photograph, scale, include_heatmap, lock_scale=False)
-            for r, scale in zip(read, scales, strict=True)
-            if isinstance(r, ReadSample)
-        ]
-        judged = iter(await inspector.inspect_many(inspections, context) if inspections else [])
-        for (label, filename), sample, scale in zip(batch, read, scales, strict=True):
-            if isinstance(sample, NotFound):
-                continue
-            outcome = next(judged) if isinstance(sample, ReadSample) else sample
-            verdicts.append(DatasetVerdict(label, filename, scale, outcome))
+    async with inspector.admitted():
+        for start in range(0, len(names), inspector.batch_size):
+            batch = names[start : start + inspector.batch_size]
+            read = await asyncio.gather(
+                *(asyncio.to_thread(_read, reader, target, *name, shape) for name in batch)
+            )
+            scales = [_scale(r, mm_per_px) for r in read]
+            inspections = [
+                Inspection(target, r.photograph, scale, include_heatmap, lock_scale=False)
+                for r, scale in zip(read, scales, strict=True)
+                if isinstance(r, ReadSample)
+            ]
+            judged = iter(await inspector.inspect_many(inspections, context) if inspections else [])
+            for (label, filename), sample, scale in zip(batch, read, scales, strict=True):
+                if isinstance(sample, NotFound):
+                    continue
+                outcome = next(judged) if isinstance(sample, ReadSample) else sample
+                verdicts.append(DatasetVerdict(label, filename, scale, outcome))
     return verdicts
 
 

@@ -81,12 +81,11 @@ class States:
 
         Raises StoreCorrupt, StoreUnavailable.
         """
-        bank = self._banks.find(target)
-        calibration = self._banks.in_force(target, bank) if bank is not None else None
+        bank, calibration = self._banks.find_snapshot(target)
         return TargetState(
             bank=bank.record if bank is not None else None,
             calibration=calibration,
-            calib_stale=self._banks.is_stale(target, bank),
+            calib_stale=calibration is None and self._banks.is_stale(target, bank),
             mm_per_px=self._recipes.mm_per_px(target.part.recipe_id),
             datasets=self._datasets.listing(target.part),
         )
@@ -125,7 +124,8 @@ class States:
             )
         roles = await asyncio.to_thread(self._roles, recipe_id)
         uptime_s = time.monotonic() - self._started
-        return Health(spec.name, spec.label, spec.reason, self._extractor.backend, uptime_s, roles)
+        reason = await asyncio.to_thread(lambda: self._backbones.reason)
+        return Health(spec.name, spec.label, reason, self._extractor.backend, uptime_s, roles)
 
     def _roles(self, recipe_id: str) -> list[str]:
         pairs = (split_pair(pair) for pair in self._bank_store.fitted_pairs(recipe_id)[:MAX_ROLES])

@@ -70,6 +70,15 @@ class BankStore:
         if fit_line is not None:
             self._store.append(f"{target.stem}_fit.log", json.dumps(fit_line, ensure_ascii=False) + "\n")
 
+    def described_generation(self, target: Target) -> int:
+        """Give the generation that the manifest beside the bank names; 0 where there is none to read."""
+        try:
+            content = jsonfiles.read(self._store, f"{target.stem}_manifest.json") or {}
+        except StoreCorrupt:
+            return 0
+        generation = content.get("bank_generation")
+        return generation if isinstance(generation, int) else 0
+
     def fitted_pairs(self, recipe_id: str) -> list[str]:
         """List the pair names of all banks of a recipe, whatever their model key, sorted."""
         root = f"recipes/{recipe_id}"

@@ -13,12 +13,13 @@ _KEY = "backbone.json"
 
 @dataclass(frozen=True, slots=True)
 class BackboneChoice:
-    """name, version and fingerprint of the backbone that new banks are built with, and when it was chosen."""
+    """The backbone that new banks are built with. reason: why not the preferred one, where that is so."""
 
     name: str
     version: int
     fingerprint: str
     chosen_at_utc: str
+    reason: str | None = None
 
 
 class ChoiceStore:

@@ -133,7 +133,8 @@ class FileStore:
 
         Raises StoreUnavailable after 30 s.
         """
-        path = self.root / ".locks" / name.replace("/", "!")
+        # Folders stay folders: a flat name of two long identifiers and a recipe would not fit one file name.
+        path = self.root / ".locks" / f"{name}.lock"
         deadline = time.monotonic() + LOCK_WAIT_S
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ Knows sysconfig, ldconfig and Debian's package name; knows nothing of Triton.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -80,11 +81,15 @@ def _system_library() -> Path | None:
     return debian if debian.is_file() else None
 
 
+_APT_PATIENCE = ("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=15")
+
+
 def _apt_install(package: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package],
+        ["apt-get", *_APT_PATIENCE, "update", "-qq"],
+        ["apt-get", *_APT_PATIENCE, "install", "-y", "-qq", "--no-install-recommends", package],
     ):
         # A failure shows as a library still missing; the caller names the remedy then.
-        subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)

@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -60,7 +61,7 @@ class TritonServer:
         self._extra = tuple(extra_arguments)
         self._preferred_grpc_port = preferred_grpc_port
         self._id = f"patchlight_triton_{uuid.uuid4().hex[:12]}"
-        self._run_dir = Path(tempfile.mkdtemp(prefix="patchlight-triton-"))
+        self._run_dir = Path(tempfile.mkdtemp(prefix="patchlight-triton-", dir=_plain_temporary_folder()))
         self.log = log or self._run_dir / "triton.log"
         self._ports = Ports(0, 0, 0)
         self._guard: subprocess.Popen[str] | None = None
@@ -176,8 +177,12 @@ class TritonServer:
 
     def _launch(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        # Triton starts its stub through an unquoted shell line, so no space may be in the way to it.
+        backends = self._run_dir / "backends"
+        if not backends.is_symlink():
+            backends.symlink_to(self._installation.backends)
         command = triton_command(
-            self._installation,
+            replace(self._installation, backends=backends),
             self._run_dir / "repository",
             self._models,
             self._ports,
@@ -269,3 +274,7 @@ class TritonServer:
 
     def _remove_run_dir(self) -> None:
         shutil.rmtree(self._run_dir, ignore_errors=True)
+
+
+def _plain_temporary_folder() -> str | None:
+    return "/tmp" if " " in tempfile.gettempdir() else None  # noqa: S108 - mkdtemp makes a private folder in it

@@ -209,3 +209,33 @@ def test_the_status_of_fits_is_read_from_the_store(gui: Gui, make_client: MakeCl
     assert seen["coreset_size"] == fitted["coreset_size"]
     assert seen["last_train_ts"] is not None
     assert ok(Gui(other).infer(good(1)[0]))["bank_generation"] == 1
+
+
+def test_the_longest_ids_in_the_longest_recipe_can_be_fitted(client: TestClient) -> None:
+    longest = "é" * 20 + "a" * 44
+    fields = {"role_id": longest, "roi_id": longest, "mm_per_px": "0.2", "recipe_id": "r" * 64}
+    files = [("images", (f"{i}.png", data, "image/png")) for i, data in enumerate(good(2))]
+    assert ok(client.post("/fit_ok", data=fields, files=files))["ok_added"] == 2
+
+
+def test_a_damaged_bank_is_replaced_by_the_next_generation(gui: Gui, settings: Settings) -> None:
+    assert ok(gui.fit(good(3)))["bank_generation"] == 1
+    assert ok(gui.fit(good(4)))["bank_generation"] == 2
+    (bank,) = settings.data_root.glob("recipes/*/*/*.npz")
+    bank.write_bytes(b"not a bank")
+    assert ok(gui.fit(good(3)))["bank_generation"] == 3
+
+
+@pytest.mark.parametrize("scale", ["1e-200", "1e200"])
+def test_a_scale_that_breaks_areas_locks_nothing(gui: Gui, scale: str) -> None:
+    files = [("images", ("a.png", good(1)[0]))]
+    refused(gui.post("/fit_ok", files, mm_per_px=scale), 400, "mm_per_px")
+    ok(gui.fit(good(2)))
+
+
+def test_a_recipe_in_the_query_of_a_post_is_not_ignored(gui: Gui, client: TestClient) -> None:
+    ok(gui.fit(good(3)))
+    fields = {"role_id": "Press", "roi_id": "part", "mm_per_px": "0.2"}
+    files = {"image": ("a.png", good(1)[0], "image/png")}
+    answer = client.post("/infer", params={"recipe_id": "other"}, data=fields, files=files)
+    assert refused(answer, 400)["recipe_id"] == "other"

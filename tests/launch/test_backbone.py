@@ -73,3 +73,20 @@ def test_another_graph_under_the_chosen_name_is_refused(tiny_repository: Path, t
         path.write_text(json.dumps({**manifest, "fingerprint": "0" * 63 + path.parent.name}))
     with pytest.raises(FeaturesUnavailable, match="was fitted with tiny"):
         prepare_backbone(_settings(repository, tmp_path), print)
+
+
+def test_random_weights_are_never_chosen_where_others_lie_beside_them(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(tiny_repository, repository)
+    manifest = repository / "tiny" / "1" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "weights": {**content["weights"], "source": "file"}}))
+    assert ModelRepository(repository).spec("tiny").version == 2
+    assert prepare_backbone(_settings(repository, tmp_path, backbone="tiny"), print).spec.version == 1
+
+
+def test_a_new_data_root_is_not_given_random_weights_unasked(tiny_repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(FeaturesUnavailable, match="BDI_BACKBONE"):
+        _settle(_settings(tiny_repository, tmp_path))

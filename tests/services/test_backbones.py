@@ -34,14 +34,14 @@ def test_the_choice_of_a_data_root_stands_though_a_newer_version_comes(
 ) -> None:
     newer = repository / "tiny" / "2"
     newer.rename(tmp_path / "kept")
-    assert backbones(tmp_path, repository).settle().version == 1
+    assert backbones(tmp_path, repository, "tiny").settle().version == 1
     (tmp_path / "kept").rename(newer)
     assert backbones(tmp_path, repository, "tiny").settle().version == 1
-    assert backbones(tmp_path / "fresh", repository).settle().version == 2
+    assert backbones(tmp_path / "fresh", repository, "tiny").settle().version == 2
 
 
 def test_a_version_that_is_gone_is_replaced_only_on_request(tmp_path: Path, repository: Path) -> None:
-    assert backbones(tmp_path, repository).settle().version == 2
+    assert backbones(tmp_path, repository, "tiny").settle().version == 2
     shutil.rmtree(repository / "tiny" / "2")
     with pytest.raises(FeaturesUnavailable, match="BDI_BACKBONE"):
         backbones(tmp_path, repository).settle()
@@ -56,7 +56,7 @@ def test_an_empty_repository_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_bank_is_asked_with_its_own_version_or_not_at_all(tmp_path: Path, repository: Path) -> None:
-    chosen = backbones(tmp_path, repository)
+    chosen = backbones(tmp_path, repository, "tiny")
     assert chosen.settle().version == 2
     older = ModelRepository(repository).spec("tiny", 1)
 

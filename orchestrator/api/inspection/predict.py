@@ -178,8 +178,10 @@ async def predict_batch(
     ]
     context = call.context(runtime.settings.request_timeout_s)
     results: list[PredictItem] = []
-    for start in range(0, len(inspections), runtime.inspector.batch_size):
-        results += await _judge(runtime, inspections[start : start + runtime.inspector.batch_size], context)
+    async with runtime.inspector.admitted():
+        for start in range(0, len(inspections), runtime.inspector.batch_size):
+            batch = inspections[start : start + runtime.inspector.batch_size]
+            results += await _judge(runtime, batch, context)
     await _lock_scale(runtime, call, mm_per_px)
     return _many(results, started, call)
 
@@ -218,24 +220,25 @@ async def predict_zip(
     await asyncio.to_thread(runtime.inspector.check, target)
     context = call.context(settings.request_timeout_s)
     results: list[PredictItem] = []
-    for start in range(0, len(archive), runtime.inspector.batch_size):
-        batch = await asyncio.to_thread(
-            lambda at: list(archive.read(at, at + runtime.inspector.batch_size)), start
-        )
-        inspections = [
-            Inspection(
-                target,
-                Photograph(data, name, shape or None),
-                scale,
-                include_heatmap is not False,
-                lock_scale=False,
+    async with runtime.inspector.admitted():
+        for start in range(0, len(archive), runtime.inspector.batch_size):
+            batch = await asyncio.to_thread(
+                lambda at: list(archive.read(at, at + runtime.inspector.batch_size)), start
             )
-            for name, data in batch
-            if isinstance(data, bytes)
-        ]
-        judged = iter(await _judge(runtime, inspections, context) if inspections else [])
-        for name, data in batch:
-            results.append(next(judged) if isinstance(data, bytes) else _failed(target, name, data))
+            inspections = [
+                Inspection(
+                    target,
+                    Photograph(data, name, shape or None),
+                    scale,
+                    include_heatmap is not False,
+                    lock_scale=False,
+                )
+                for name, data in batch
+                if isinstance(data, bytes)
+            ]
+            judged = iter(await _judge(runtime, inspections, context) if inspections else [])
+            for name, data in batch:
+                results.append(next(judged) if isinstance(data, bytes) else _failed(target, name, data))
     await _lock_scale(runtime, call, mm_per_px)
     return _many(results, started, call)
 

@@ -1,0 +1,55 @@
+"""Commits that meet: what was acknowledged is never overwritten unseen."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.calibration import Calibration, FalseReject
+from orchestrator.domain.identity import Target
+from orchestrator.errors import Conflict
+from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
+from orchestrator.storage.banks import BankStore
+from orchestrator.storage.calibrations import CalibrationStore
+from orchestrator.storage.datasets import DatasetStore
+from orchestrator.storage.files import FileStore
+from orchestrator.storage.recipes import RecipeStore
+from tests.storage.test_banks import record
+
+TARGET = Target.of("default", "a", "b")
+
+
+def test_a_calibration_put_in_force_during_a_fit_is_not_lost(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    calibrations = CalibrationStore(store)
+    committer = Committer(store, RecipeStore(store), BankStore(store), calibrations, DatasetStore(store))
+    committed, _, _ = committer.fit(TARGET, record(), [], lambda _: None)
+    metadata = committed.metadata
+    calibration = Calibration(
+        bank_generation=metadata.generation,
+        fingerprint=metadata.fingerprint,
+        method="percentile",
+        threshold=0.5,
+        score_percentile=99.0,
+        area_mm2_thr=1.0,
+        mm_per_px=0.2,
+        ok_mean=0.1,
+        ng_mean=0.0,
+        p99_ok=0.4,
+        p5_ng=None,
+        samples_ok=3,
+        samples_ng=0,
+        calibrated_at="2026-01-01T00:00:00.000Z",
+        false_reject=FalseReject(0.1, 0.2, 0.95, 3),
+    )
+    committer.calibrate(TARGET, calibration, None)
+    with pytest.raises(Conflict) as refused:
+        committer.fit(TARGET, record(), [], lambda _: None, before=None)
+    assert refused.value.code == CALIBRATED_MEANWHILE
+    earlier = dataclasses.replace(calibration, calibrated_at="2025-01-01T00:00:00.000Z")
+    with pytest.raises(Conflict):
+        committer.fit(TARGET, record(), [], lambda _: None, before=earlier)
+    again, _, _ = committer.fit(TARGET, record(), [], lambda _: None, before=calibration)
+    assert again.metadata.generation == metadata.generation + 1
