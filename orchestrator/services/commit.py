@@ -157,7 +157,8 @@ class Committer:
         stored = self._calibrations.read(target)
         if stored is None or stored.bank_generation != self._generation(target) or stored.threshold <= 0:
             return
-        if before is None or before.calibrated_at != stored.calibrated_at:
+        # Another fit's recalibration by the same rules is no news: this one makes its own from the stored samples.
+        if before is None or _rules(before) != _rules(stored):
             raise Conflict(
                 "the memory was calibrated while it was refitted; fit again.", code=CALIBRATED_MEANWHILE
             )
@@ -205,3 +206,13 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
         "operator_id": metadata.operator_id,
         "notes": metadata.notes,
     }
+
+
+def _rules(calibration: Calibration) -> tuple[object, ...]:
+    return (
+        calibration.method,
+        calibration.score_percentile,
+        calibration.area_mm2_thr,
+        calibration.mm_per_px,
+        calibration.shape,
+    )

@@ -48,8 +48,10 @@ def test_a_calibration_put_in_force_during_a_fit_is_not_lost(tmp_path: Path) -> 
     with pytest.raises(Conflict) as refused:
         committer.fit(TARGET, record(), [], lambda _: None, before=None)
     assert refused.value.code == CALIBRATED_MEANWHILE
-    earlier = dataclasses.replace(calibration, calibrated_at="2025-01-01T00:00:00.000Z")
+    other = dataclasses.replace(calibration, score_percentile=95.0)
     with pytest.raises(Conflict):
-        committer.fit(TARGET, record(), [], lambda _: None, before=earlier)
-    again, _, _ = committer.fit(TARGET, record(), [], lambda _: None, before=calibration)
+        committer.fit(TARGET, record(), [], lambda _: None, before=other)
+    # By the same rules it is what another fit's recalibration leaves behind.
+    same = dataclasses.replace(calibration, calibrated_at="2025-01-01T00:00:00.000Z", threshold=0.4)
+    again, _, _ = committer.fit(TARGET, record(), [], lambda _: None, before=same)
     assert again.metadata.generation == metadata.generation + 1
