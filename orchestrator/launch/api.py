@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def serve_api(settings: Settings, on_started: Callable[[str], None] | None = Non
             uvicorn.run(APPLICATION, workers=settings.workers, **options)  # type: ignore[arg-type]
         else:
             _Announcing(uvicorn.Config(APPLICATION, **options), announce).run()  # type: ignore[arg-type]
+
+
+def port_fault(settings: Settings) -> str | None:
+    """Say why the API's port cannot be listened on; None where it can."""
+    family = socket.AF_INET6 if ":" in settings.backend_host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.backend_host, settings.backend_port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def _raise_file_limit() -> None:

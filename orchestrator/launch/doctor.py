@@ -13,6 +13,7 @@ from typing import Literal
 
 from orchestrator.errors import PatchlightError
 from orchestrator.features.repository import ModelRepository
+from orchestrator.launch.api import port_fault
 from orchestrator.launch.backbone import PRETRAINED, weights_file
 from orchestrator.settings import Settings
 from orchestrator.storage.choice import ChoiceStore
@@ -106,14 +107,9 @@ def _store(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     address = f"{settings.backend_host}:{settings.backend_port}"
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.backend_host, settings.backend_port))
-        except OSError as error:
-            return Finding(
-                "port", "note", f"{address}: {error.strerror}", "end what listens there, or set PORT"
-            )
+    fault = port_fault(settings)
+    if fault is not None:
+        return Finding("port", "note", f"{address}: {fault}", "end what listens there, or set PORT")
     return Finding("port", "ok", f"{address} is free")
 
 

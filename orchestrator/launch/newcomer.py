@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from orchestrator.demo.photographs import Photograph, PhotographFolder, read_fol
 from orchestrator.demo.report import print_report
 from orchestrator.demo.run import MM_PER_PX, RECIPE, ROLE, DemoReport, demo_target, run_demo
 from orchestrator.domain.backbone import BackboneSpec
-from orchestrator.errors import FeaturesUnavailable, InvalidInput
+from orchestrator.errors import FeaturesUnavailable, InvalidInput, StoreCorrupt
 from orchestrator.features.repository import ModelRepository
-from orchestrator.launch.api import serve_api
+from orchestrator.launch.api import port_fault, serve_api
 from orchestrator.launch.backbone import Prepared, prepare_backbone
 from orchestrator.runtime import build_runtime
 from orchestrator.services.backbones import Backbones
@@ -120,7 +119,11 @@ def wants_demo(settings: Settings, spec: BackboneSpec) -> bool:
     banks = BankStore(store)
     if banks.etag(target) is None:
         return False
-    stale = banks.read(target).metadata.fingerprint != spec.fingerprint
+    try:
+        stale = banks.read(target).metadata.fingerprint != spec.fingerprint
+    except StoreCorrupt:
+        # The demo's own bank is made anew; it must not keep the line's from being served.
+        return True
     return stale or CalibrationStore(store).read(target) is None
 
 
@@ -165,7 +168,6 @@ def demonstrate(
     async def work(progress: Callable[[str, float], None]) -> DemoReport:
         runtime = build_runtime(machine.settings)
         try:
-            runtime.backbones.settle()
             return await run_demo(runtime, target, folder, sheet, progress, title=title, roi=roi)
         finally:
             await runtime.close()
@@ -234,16 +236,12 @@ def check_port(settings: Settings) -> None:
 
     Raises InvalidInput where another program holds the API's port.
     """
-    family = socket.AF_INET6 if ":" in settings.backend_host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.backend_host, settings.backend_port))
-        except OSError as error:
-            raise InvalidInput(
-                f"{settings.backend_host}:{settings.backend_port} cannot be listened on ({error.strerror}); end what "
-                "holds it, or choose another with BDI_BACKEND_PORT."
-            ) from error
+    fault = port_fault(settings)
+    if fault is not None:
+        raise InvalidInput(
+            f"{settings.backend_host}:{settings.backend_port} cannot be listened on ({fault}); end what holds it, or "
+            "choose another with BDI_BACKEND_PORT."
+        )
 
 
 @contextlib.contextmanager

@@ -65,10 +65,11 @@ class Committer:
             self._scale(target.part.recipe_id, mm_per_px),
             contextlib.ExitStack() as undo,
         ):
-            self._check_calibration(target, before)
+            last = self._generation(target)
+            self._check_calibration(target, last, before)
             samples = self._datasets.add(target.part, "ok", posted)
             undo.callback(self._datasets.discard, target.part, samples)
-            generation = self._generation(target) + 1
+            generation = last + 1
             calibration = calibrate(generation)
             extra: dict[str, Any] = dict(record.metadata.extra)
             if calibration is not None:
@@ -152,10 +153,10 @@ class Committer:
         glance = glance_at(target, record, calibration)
         self._banks.describe(target, glance, fit_line=glance if is_fit else None)
 
-    def _check_calibration(self, target: Target, before: Calibration | None) -> None:
+    def _check_calibration(self, target: Target, generation: int, before: Calibration | None) -> None:
         # One that was put in force while the fit computed was acknowledged: the fit must start from it instead.
         stored = self._calibrations.read(target)
-        if stored is None or stored.bank_generation != self._generation(target) or stored.threshold <= 0:
+        if stored is None or stored.bank_generation != generation or stored.threshold <= 0:
             return
         # Another fit's recalibration by the same rules is no news: this one makes its own from the stored samples.
         if before is None or _rules(before) != _rules(stored):
