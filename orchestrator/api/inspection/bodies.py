@@ -33,28 +33,33 @@ def false_reject(calibration: Calibration) -> FalseRejectRate:
     )
 
 
+def _calibration_fields(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "method": calibration.method,
+        "threshold": calibration.threshold,
+        "ok_mean": calibration.ok_mean,
+        "ng_mean": calibration.ng_mean,
+        "p99_ok": calibration.p99_ok,
+        "p5_ng": calibration.p5_ng,
+        "mm_per_px": calibration.mm_per_px,
+        "area_mm2_thr": calibration.area_mm2_thr,
+        "score_percentile": number(calibration.score_percentile),
+        "samples_ok": calibration.samples_ok,
+        "samples_ng": calibration.samples_ng,
+        "calibrated_at": calibration.calibrated_at,
+        "bank_generation": calibration.bank_generation,
+        "false_reject_rate": false_reject(calibration),
+    }
+
+
 def calibration_body(target: Target, calibration: Calibration, call: Call) -> CalibrationBody:
     """Give both generations' fields of a calibration."""
     return CalibrationBody(
-        **identity(target),
+        **{**_calibration_fields(calibration), **identity(target)},
         status="ok",
-        method=calibration.method,
-        threshold=calibration.threshold,
-        ok_mean=calibration.ok_mean,
-        ng_mean=calibration.ng_mean,
-        p99_ok=calibration.p99_ok,
-        p5_ng=calibration.p5_ng,
-        mm_per_px=calibration.mm_per_px,
-        area_mm2_thr=calibration.area_mm2_thr,
         effective_area_mm2_thr=calibration.area_mm2_thr,
-        score_percentile=number(calibration.score_percentile),
-        samples_ok=calibration.samples_ok,
-        samples_ng=calibration.samples_ng,
         n_ok=calibration.samples_ok,
         n_ng=calibration.samples_ng,
-        calibrated_at=calibration.calibrated_at,
-        bank_generation=calibration.bank_generation,
-        false_reject_rate=false_reject(calibration),
         request_id=call.request_id,
         recipe_id=call.recipe_id,
     )
@@ -63,20 +68,7 @@ def calibration_body(target: Target, calibration: Calibration, call: Call) -> Ca
 def stored_calibration(calibration: Calibration) -> StoredCalibration:
     """Give a calibration with the scores behind it."""
     return StoredCalibration(
-        threshold=calibration.threshold,
-        method=calibration.method,
-        ok_mean=calibration.ok_mean,
-        ng_mean=calibration.ng_mean,
-        p99_ok=calibration.p99_ok,
-        p5_ng=calibration.p5_ng,
-        mm_per_px=calibration.mm_per_px,
-        area_mm2_thr=calibration.area_mm2_thr,
-        score_percentile=number(calibration.score_percentile),
-        samples_ok=calibration.samples_ok,
-        samples_ng=calibration.samples_ng,
-        calibrated_at=calibration.calibrated_at,
-        bank_generation=calibration.bank_generation,
-        false_reject_rate=false_reject(calibration),
+        **_calibration_fields(calibration),
         ok_scores=list(calibration.ok_scores),
         ng_scores=list(calibration.ng_scores),
         operator_id=calibration.operator_id,
