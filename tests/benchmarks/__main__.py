@@ -28,6 +28,9 @@ def main(
     cache: Annotated[
         Path, typer.Option(help="Keeps the exported backbones; delete it to export anew.")
     ] = Path(".cache/bench"),
+    data: Annotated[
+        Path, typer.Option(help="Folder of real photographs, one folder a set; may be absent.")
+    ] = ROOT.parent / "shared" / "data",
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats of every figure.")] = 3,
     threads: Annotated[int, typer.Option(help="Of Triton's graph and of the peer; 0 is all cores.")] = 0,
 ) -> None:
@@ -39,6 +42,7 @@ def main(
         triton_home=Path(os.environ.get("BDI_TRITON_HOME", ROOT / ".triton")),
         threads=threads or len(os.sched_getaffinity(0)),
         repeats=repeats,
+        data=data,
     )
     progress, rows = Console(stderr=True), list[Row]()
     for name in suite or list(Suite):

@@ -28,8 +28,18 @@ def run(
     """
     fit_pngs = draw_pngs(fit_images, first_seed=0)
     bodies = [infer_body(png) for png in draw_pngs(requests, first_seed=1000)]
-    served = Figures("naive", f"/infer, {CLIENTS} clients", "requests/s", "higher", requests, plan.threads)
-    fitted = Figures("naive", f"fit of {fit_images} images", "s", "lower", 1, plan.threads)
+    served = Figures(
+        "naive",
+        f"/infer, {CLIENTS} clients",
+        "requests/s",
+        "higher",
+        requests,
+        plan.threads,
+        peer="naive server",
+    )
+    fitted = Figures(
+        "naive", f"fit of {fit_images} images", "s", "lower", 1, plan.threads, peer="naive server"
+    )
     with (
         serve_ours(plan, backbone) as ours,
         serve_naive(plan, backbone, seed=_seed(plan, ours.spec)) as peer,

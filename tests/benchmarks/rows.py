@@ -20,7 +20,19 @@ from typing import Literal
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent.parent
-_PACKAGES = ("numpy", "fastapi", "uvicorn", "uvloop", "tritonclient", "onnxruntime", "torch", "scikit-learn")
+_PACKAGES = (
+    "numpy",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "tritonclient",
+    "onnxruntime",
+    "torch",
+    "scikit-learn",
+    "numba",
+    "faiss-cpu",
+    "scipy",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +45,33 @@ class Environment:
     git: str
 
 
+_SECONDS = {"s": 1.0, "ms": 1e-3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What was computed on. n, d, k: rows, dimensions, and centres, neighbours or folds, where a case has them.
+
+    tokens: whether the rows came from photographs or from a generator. seeds: of whatever was drawn.
+    """
+
+    n: int | None = None
+    d: int | None = None
+    k: int | None = None
+    tokens: Literal["real", "synthetic"] | None = None
+    seeds: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure of one suite.
 
-    ours, peer: medians of the repeats, in `unit`; peer is None where there is none. ratio: ours / peer, the median of
-    the repeats' own ratios, because both sides of a repeat saw the same neighbours on the machine. ahead: whether
-    ours is the better side. n: samples in one repeat. load: one-minute load averages, one a repeat.
+    ours, theirs, floor: medians of the repeats, in `unit`; ours_s, peer_s, floor_s: the same in seconds, None where the
+    unit is no time. peer: who theirs is, None where there is nobody. floor: the least that any way of computing it
+    costs, such as the bare matrix product. ratio: ours / theirs, the median of the repeats' own ratios, because both
+    sides of a repeat saw the same neighbours on the machine; floor_ratio: ours / floor alike. ahead: whether ours is
+    the better side. extrapolated: theirs was measured on a part and scaled; it enters no bar. samples: in one repeat.
+    load: one-minute load averages, one a repeat.
     """
 
     suite: str
@@ -47,14 +79,27 @@ class Row:
     unit: str
     better: Literal["higher", "lower"]
     ours: float
-    peer: float | None
+    theirs: float | None
+    floor: float | None
+    ours_s: float | None
+    peer: str | None
+    peer_s: float | None
     ratio: float | None
+    floor_s: float | None
+    floor_ratio: float | None
     ahead: bool | None
-    repeats: int
-    ours_repeats: list[float]
-    peer_repeats: list[float]
-    n: int
+    extrapolated: bool
+    n: int | None
+    d: int | None
+    k: int | None
+    tokens: Literal["real", "synthetic"] | None
+    seeds: tuple[int, ...]
     threads: int
+    repeats: int
+    samples: int
+    ours_repeats: list[float]
+    theirs_repeats: list[float]
+    floor_repeats: list[float]
     load: list[float]
     cpu: str
     cores: int
@@ -65,49 +110,75 @@ class Row:
 
 @dataclass(slots=True)
 class Figures:
-    """The repeats of one figure while they are being measured."""
+    """The repeats of one figure while they are being measured. peer_versions: of what the peer ran with, if apart."""
 
     suite: str
     case: str
     unit: str
     better: Literal["higher", "lower"]
-    n: int
+    samples: int
     threads: int
     notes: str = ""
+    peer: str | None = None
+    shape: Shape = Shape()
+    extrapolated: bool = False
+    peer_versions: dict[str, str] = field(default_factory=dict)
     ours: list[float] = field(default_factory=list)
-    peer: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
     load: list[float] = field(default_factory=list)
 
-    def add(self, ours: float, peer: float | None = None) -> None:
+    def add(self, ours: float, theirs: float | None = None, *, floor: float | None = None) -> None:
         """Note one repeat and the load it was measured under."""
         self.ours.append(ours)
-        if peer is not None:
-            self.peer.append(peer)
+        if theirs is not None:
+            self.theirs.append(theirs)
+        if floor is not None:
+            self.floor.append(floor)
         self.load.append(round(os.getloadavg()[0], 2))
 
     def row(self) -> Row:
-        """Summarise. At least one repeat, and a peer in all of them or in none."""
-        ratio = None
-        if self.peer:
-            ratio = statistics.median(a / b for a, b in zip(self.ours, self.peer, strict=True))
+        """Summarise. At least one repeat; a peer and a floor in all of them or in none."""
+        ratio, in_seconds = _paired(self.ours, self.theirs), _SECONDS.get(self.unit)
+        described = environment()
+
+        def seconds(values: list[float]) -> float | None:
+            return statistics.median(values) * in_seconds if values and in_seconds is not None else None
+
         return Row(
             suite=self.suite,
             case=self.case,
             unit=self.unit,
             better=self.better,
             ours=statistics.median(self.ours),
-            peer=statistics.median(self.peer) if self.peer else None,
+            theirs=statistics.median(self.theirs) if self.theirs else None,
+            floor=statistics.median(self.floor) if self.floor else None,
+            ours_s=seconds(self.ours),
+            peer=self.peer if self.theirs else None,
+            peer_s=seconds(self.theirs),
             ratio=ratio,
+            floor_s=seconds(self.floor),
+            floor_ratio=_paired(self.ours, self.floor),
             ahead=None if ratio is None else (ratio > 1 if self.better == "higher" else ratio < 1),
-            repeats=len(self.ours),
-            ours_repeats=self.ours,
-            peer_repeats=self.peer,
-            n=self.n,
+            extrapolated=self.extrapolated,
+            **asdict(self.shape),
             threads=self.threads,
+            repeats=len(self.ours),
+            samples=self.samples,
+            ours_repeats=self.ours,
+            theirs_repeats=self.theirs,
+            floor_repeats=self.floor,
             load=self.load,
-            **asdict(environment()),
+            cpu=described.cpu,
+            cores=described.cores,
+            versions=described.versions | self.peer_versions,
+            git=described.git,
             notes=self.notes,
         )
+
+
+def _paired(ours: Sequence[float], others: Sequence[float]) -> float | None:
+    return statistics.median(a / b for a, b in zip(ours, others, strict=True)) if others else None
 
 
 @cache
@@ -129,24 +200,30 @@ def write_json(rows: Sequence[Row], path: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Draw the rows for people."""
+    """Draw the rows for people. A peer's figure that was extrapolated is marked with ~."""
     drawn = Table("suite", "case", "unit", title="Medians of interleaved repeats")
-    for column in ("ours", "peer", "ours/peer", "", "n", "load"):
+    for column in ("ours", "peer", "ours/peer", "", "ours/floor", "n", "load"):
         drawn.add_column(column, justify="right")
     for row in rows:
         mark = {None: "", True: "[green]ahead[/]", False: "[red]behind[/]"}[row.ahead]
+        theirs = "" if row.theirs is None else ("~" if row.extrapolated else "") + _figure(row.theirs)
         drawn.add_row(
             row.suite,
             row.case,
             row.unit,
             _figure(row.ours),
-            "" if row.peer is None else _figure(row.peer),
-            "" if row.ratio is None else f"{row.ratio:.2f}",
+            theirs,
+            "" if row.ratio is None else _ratio(row.ratio),
             mark,
-            f"{row.repeats} × {row.n}",
+            "" if row.floor_ratio is None else f"{row.floor_ratio:.2f}",
+            f"{row.repeats} × {row.samples}",
             f"{statistics.median(row.load):.1f}",
         )
     return drawn
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"1/{1 / value:.0f}"
 
 
 def _figure(value: float) -> str:

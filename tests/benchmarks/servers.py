@@ -32,12 +32,14 @@ class Plan:
     """What every suite is told.
 
     repository: exported backbones; what is missing is exported into it. threads: of Triton's graph and of the peer.
+    data: folder of real photographs, if there is one.
     """
 
     repository: Path
     triton_home: Path
     threads: int
     repeats: int
+    data: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

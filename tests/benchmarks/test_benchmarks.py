@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import naive, overhead
-from tests.benchmarks.rows import Figures, Row, write_json
+from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
 
@@ -24,28 +24,42 @@ def test_overhead_is_the_difference_and_has_its_parts(plan: Plan) -> None:
     rows = {row.case: row for row in overhead.run(plan, requests=5, fit_images=2)}
     assert rows["overhead"].ours == pytest.approx(rows["/infer"].ours - rows["bare Triton call"].ours)
     assert {"decode", "search", "map", "encode", "http", "state", "features"} <= rows.keys()
-    assert all(row.repeats == 1 and row.n == 5 and row.unit == "ms" for row in rows.values())
+    assert all(row.repeats == 1 and row.samples == 5 and row.unit == "ms" for row in rows.values())
 
 
 def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -> None:
     served, fitted = naive.run(plan, backbone="tiny", requests=4, fit_images=2)
     for row in (served, fitted):
         assert row.ours > 0
-        assert row.peer is not None
-        assert row.ratio == pytest.approx(row.ours / row.peer)
+        assert row.theirs is not None
+        assert row.peer == "naive server"
+        assert row.ratio == pytest.approx(row.ours / row.theirs)
     assert (served.better, fitted.better) == ("higher", "lower")
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:
-    figures = Figures("suite", "case", "s", "lower", n=1, threads=1)
+    figures = Figures("suite", "case", "s", "lower", samples=1, threads=1)
     for ours, peer in ((1.0, 2.0), (10.0, 40.0), (3.0, 3.0)):
         figures.add(ours, peer)
     row = figures.row()
-    assert (row.ours, row.peer, row.ratio, row.ahead) == (3.0, 3.0, 0.5, True)
+    assert (row.ours, row.theirs, row.ratio, row.ahead) == (3.0, 3.0, 0.5, True)
+
+
+def test_times_are_given_in_seconds_too_and_other_units_are_not() -> None:
+    timed = Figures(
+        "suite", "case", "ms", "lower", samples=1, threads=1, peer="someone", shape=Shape(n=3, d=2)
+    )
+    timed.add(1500.0, 3000.0, floor=750.0)
+    row = timed.row()
+    assert (row.ours_s, row.peer_s, row.floor_s, row.floor_ratio) == (1.5, 3.0, 0.75, 2.0)
+    assert (row.peer, row.n, row.d, row.k, row.extrapolated) == ("someone", 3, 2, None, False)
+    share = Figures("suite", "case", "AUROC", "higher", samples=1, threads=1)
+    share.add(0.9)
+    assert (share.row().ours_s, share.row().peer) == (None, None)
 
 
 def test_rows_are_written_with_every_field(tmp_path: Path) -> None:
-    figures = Figures("suite", "case", "ms", "lower", n=1, threads=1)
+    figures = Figures("suite", "case", "ms", "lower", samples=1, threads=1)
     figures.add(1.5)
     path = tmp_path / "bench" / "results.json"
     write_json([figures.row()], path)
