@@ -76,10 +76,10 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     backbones = Backbones(
         repository, ChoiceStore(store), wanted=settings.backbone, legacy=settings.legacy_backbone
     )
-    banks = Banks(bank_store, legacy, calibrations)
+    scoring = Scoring(settings.distance, settings.blur_sigma)
+    banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
-    scoring = Scoring(settings.distance, settings.blur_sigma)
     calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
     datasets = Datasets(dataset_store, committer, embedder)
     return Runtime(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.domain.arrays import HalfArray, IndexArray
+from orchestrator.domain.memory_options import MemoryOptions
 
 Json = Mapping[str, Any]
 
@@ -17,6 +18,7 @@ class BankMetadata:
 
     generation: rises by one a fit. fingerprint: of the backbone, None for a legacy bank.
     sample_sha256: digests of the samples it was fitted from, in order. source: "patchlight" or "legacy".
+    options: how its features and scores are made.
     """
 
     generation: int
@@ -34,6 +36,7 @@ class BankMetadata:
     operator_id: str | None = None
     notes: str | None = None
     source: str = "patchlight"
+    options: MemoryOptions = field(default_factory=MemoryOptions)
     extra: Json = field(default_factory=dict)
 
     @property

@@ -14,6 +14,8 @@ from orchestrator.domain.calibration import Calibration, FalseReject
 from orchestrator.domain.identity import Target
 from orchestrator.errors import BackboneMismatch, MemoryNotFitted, NotFound
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
+from orchestrator.patchcore.search import NeighborSearch
+from orchestrator.services.score import Scoring
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore, decode_calibration
 from orchestrator.storage.files import ETag
@@ -31,7 +33,7 @@ class LoadedBank:
     """A stored bank and its searchable form."""
 
     record: BankRecord
-    memory: MemoryBank
+    search: NeighborSearch
 
     @property
     def generation(self) -> int:
@@ -42,7 +44,10 @@ class LoadedBank:
 class Banks:
     """Reads banks and calibrations; remembers the most recently used banks, 1 GiB at most."""
 
-    def __init__(self, banks: BankStore, legacy: LegacyBanks, calibrations: CalibrationStore) -> None:
+    def __init__(
+        self, banks: BankStore, legacy: LegacyBanks, calibrations: CalibrationStore, scoring: Scoring
+    ) -> None:
+        self._scoring = scoring
         self._banks = banks
         self._legacy = legacy
         self._calibrations = calibrations
@@ -136,11 +141,12 @@ class Banks:
             except NotFound as error:
                 raise not_fitted(target) from error
         # float16 storage leaves unit rows off by up to 1e-3; a search needs them exact.
-        return LoadedBank(record, MemoryBank(l2_normalise(record.embeddings), record.grid))
+        memory = MemoryBank(l2_normalise(record.embeddings), record.grid)
+        return LoadedBank(record, self._scoring.search(memory))
 
     def _evict(self) -> None:
         def size() -> int:
-            return sum(loaded.memory.embeddings.nbytes for _, loaded in self._cache.values())
+            return sum(loaded.search.memory.embeddings.nbytes for _, loaded in self._cache.values())
 
         while len(self._cache) > 1 and size() > CACHE_BYTES:
             self._cache.popitem(last=False)

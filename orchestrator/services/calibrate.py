@@ -18,6 +18,7 @@ from orchestrator.errors import NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.calibration import false_reject_rate, summarise
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
+from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
@@ -197,7 +198,9 @@ class Calibrator:
 
         memory = MemoryBank(l2_normalise(record.embeddings), spec.grid)
         folded = await self._fold_scores(embedded(inside), record, recipe)
-        score = functools.partial(_scores, memory, self._scoring, recipe.score_percentile)
+        score = functools.partial(
+            _scores, self._scoring.search(memory), self._scoring, recipe.score_percentile
+        )
         held_out = await self._embedder.pool.run_fit(score, embedded(outside))
         ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
         ok_scores = folded + held_out
@@ -225,6 +228,6 @@ def _unique(samples: Sequence[ReadSample]) -> list[ReadSample]:
 
 
 def _scores(
-    memory: MemoryBank, scoring: Scoring, percentile: float, photographs: Sequence[Embedded]
+    search: NeighborSearch, scoring: Scoring, percentile: float, photographs: Sequence[Embedded]
 ) -> list[float]:
-    return [score_against(p, memory, scoring, percentile) for p in photographs]
+    return [score_against(p, search, scoring, percentile) for p in photographs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Prepared:
     """A photograph ready for the graph.
 
     canvas: (H, W, 3) uint8 at the backbone's input size. mask: (H, W) bool in the crop's frame. patches: (R, C) bool,
-    the ones that the mask and the content touch.
+    the ones that the mask and the content touch. sha256: of the photograph's bytes.
     """
 
     canvas: ImageArray
@@ -44,16 +45,18 @@ class Prepared:
     mask: MaskArray
     patches: MaskArray
     image_format: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A photograph's tokens. tokens: (N, D) float16, row-major over the grid."""
+    """A photograph's tokens. tokens: (N, D) float16, row-major over the grid. sha256: of the photograph's bytes."""
 
     tokens: HalfArray
     box: Letterbox
     mask: MaskArray
     patches: MaskArray
+    sha256: str
 
     @property
     def rows(self) -> HalfArray:
@@ -77,7 +80,9 @@ def prepare(photograph: Photograph, spec: BackboneSpec, limits: ImageLimits) -> 
     box = Letterbox.fit(size, spec.input_size)
     mask = rasterise(parse_shape(photograph.shape, size), size)
     canvas = apply_letterbox(decoded.pixels, box, spec.padding)
-    return Prepared(canvas, box, mask, patch_mask(mask, box, spec.grid), decoded.image_format)
+    patches = patch_mask(mask, box, spec.grid)
+    digest = hashlib.sha256(photograph.data).hexdigest()
+    return Prepared(canvas, box, mask, patches, decoded.image_format, digest)
 
 
 class Embedder:
@@ -104,7 +109,9 @@ class Embedder:
     ) -> list[Embedded]:
         """Compute the tokens of prepared photographs, in order, in one call."""
         tokens = await self.extractor.extract(np.stack([p.canvas for p in prepared]), spec, context)
-        return [Embedded(t, p.box, p.mask, p.patches) for t, p in zip(tokens, prepared, strict=True)]
+        return [
+            Embedded(t, p.box, p.mask, p.patches, p.sha256) for t, p in zip(tokens, prepared, strict=True)
+        ]
 
     async def embed(
         self,

@@ -57,4 +57,5 @@ def score_fold(
     rest = [p for p, f in zip(photographs, assignment, strict=True) if f != fold]
     memory, _, _ = build_memory(rest, rate, progress)
     held_out = np.flatnonzero(assignment == fold).tolist()
-    return {index: score_against(photographs[index], memory, scoring, percentile) for index in held_out}
+    search = scoring.search(memory)
+    return {index: score_against(photographs[index], search, scoring, percentile) for index in held_out}

@@ -248,9 +248,9 @@ class Inspector:
             clock.append(time.perf_counter())
             return (clock[-1] - clock[-2]) * 1e3
 
-        distances = patch_distances(embedded, ready.bank.memory, self._scoring)
+        found = patch_distances(embedded, ready.bank.search)
         search_ms = lap()
-        anomaly = crop_map(distances, embedded.patches, embedded.box, self._scoring)
+        anomaly = crop_map(found, embedded, self._scoring)
         score = image_score(anomaly, embedded.mask, percentile)
         regions = (
             find_regions(

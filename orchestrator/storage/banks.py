@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.domain.arrays import HalfArray
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.identity import Target
+from orchestrator.domain.memory_options import MemoryOptions, Tiling
 from orchestrator.errors import StoreCorrupt
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import ETag, FileStore
@@ -147,9 +148,15 @@ def _metadata(text: str, rows: int, key: str) -> BankMetadata:
         return legacy_metadata(rows, content if isinstance(content, dict) else {})
     try:
         digests = tuple(str(d) for d in content.pop("sample_sha256"))
-        return BankMetadata(**content, sample_sha256=digests)
+        options = _options(content.pop("options", {}))
+        return BankMetadata(**content, sample_sha256=digests, options=options)
     except (KeyError, TypeError) as error:
         raise StoreCorrupt(f"{key}: metadata cannot be read: {error}") from error
+
+
+def _options(content: dict[str, Any]) -> MemoryOptions:
+    tiling = content.get("tiling")
+    return MemoryOptions(**{**content, "tiling": Tiling(**tiling) if tiling else None})
 
 
 def legacy_metadata(rows: int, content: dict[str, Any]) -> BankMetadata:

@@ -91,7 +91,9 @@ def real_set(plan: Plan, name: str, *, backbone: str = RESNET) -> RealSet:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, asyncio.run(_tokens(plan, prepared, spec)))
         tokens: HalfArray = np.load(path, mmap_mode="r")
-        return [Embedded(t, p.box, p.mask, p.patches) for t, p in zip(tokens, prepared, strict=True)]
+        return [
+            Embedded(t, p.box, p.mask, p.patches, p.sha256) for t, p in zip(tokens, prepared, strict=True)
+        ]
 
     return RealSet(
         name,

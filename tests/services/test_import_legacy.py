@@ -24,6 +24,7 @@ from orchestrator.services.banks import Banks
 from orchestrator.services.commit import Committer
 from orchestrator.services.import_legacy import LegacyImport
 from orchestrator.services.import_report import ImportReport
+from orchestrator.services.score import Scoring
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore
 from orchestrator.storage.choice import ChoiceStore
@@ -65,7 +66,13 @@ def build(tmp_path: Path, root: Path) -> House:
     limits = ImageLimits(100_000, 1_000_000)
     importer = LegacyImport(datasets, banks, recipes, committer, backbones, choices, repository, limits)
     return House(
-        root, datasets, banks, recipes, backbones, Banks(banks, LegacyBanks((store,)), calibrations), importer
+        root,
+        datasets,
+        banks,
+        recipes,
+        backbones,
+        Banks(banks, LegacyBanks((store,)), calibrations, Scoring("euclidean", 1.0)),
+        importer,
     )
 
 
@@ -432,7 +439,7 @@ def test_a_bank_of_every_layout_becomes_ours(house: House, old: Path, key: str, 
     assert bank.record.metadata.fingerprint == spec.fingerprint
     assert house.backbones.for_bank(bank.record) == spec
     unit = rows() / np.linalg.norm(rows(), axis=1, keepdims=True)
-    np.testing.assert_allclose(bank.memory.embeddings, unit, atol=1e-3)
+    np.testing.assert_allclose(bank.search.memory.embeddings, unit, atol=1e-3)
     extra = bank.record.metadata.extra
     assert extra["imported_from"] == str(old / "models" / key)
     assert extra["legacy"] == {"made_by": "v3"}

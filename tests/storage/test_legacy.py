@@ -20,6 +20,7 @@ from orchestrator.features.repository import ModelRepository
 from orchestrator.runtime import build_runtime
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, check_grid
+from orchestrator.services.score import Scoring
 from orchestrator.services.state import TargetState
 from orchestrator.settings import Settings
 from orchestrator.storage.banks import BankStore, legacy_metadata
@@ -35,7 +36,7 @@ DIM = 8
 def banks_of(root: Path) -> Banks:
     store = FileStore(root)
     legacy = LegacyBanks((store, FileStore(root / "models")))
-    return Banks(BankStore(store), legacy, CalibrationStore(store))
+    return Banks(BankStore(store), legacy, CalibrationStore(store), Scoring("euclidean", 1.0))
 
 
 def rows(count: int = 12) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -63,7 +64,7 @@ def test_a_bank_of_every_published_place_is_read_as_legacy(tmp_path: Path, place
     assert bank.record.metadata.model_version is None
     assert bank.record.grid == (4, 5)
     unit = rows() / np.linalg.norm(rows(), axis=1, keepdims=True)
-    np.testing.assert_allclose(bank.memory.embeddings, unit, atol=1e-3)
+    np.testing.assert_allclose(bank.search.memory.embeddings, unit, atol=1e-3)
 
 
 def test_the_published_read_order_holds(tmp_path: Path) -> None:
