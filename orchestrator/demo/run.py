@@ -31,7 +31,7 @@ from orchestrator.runtime import Runtime
 from orchestrator.services.calibrate import Recipe
 from orchestrator.services.embed import Photograph as Posted
 from orchestrator.services.fit import FitRequest, FitResult
-from orchestrator.services.inspect import Inspection, Verdict
+from orchestrator.services.verdict import Inspection, Verdict
 
 RECIPE = "demo"
 ROLE = "Demo"

@@ -7,24 +7,23 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
 
-from orchestrator.domain.arrays import FloatArray
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
-from orchestrator.patchcore.regions import Region, find_regions
+from orchestrator.patchcore.regions import find_regions
 from orchestrator.patchcore.scoring import heat_map, image_score
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
-from orchestrator.services.embed import Embedded, Embedder, Photograph, Prepared
+from orchestrator.services.embed import Embedded, Embedder, Prepared
 from orchestrator.services.score import Scoring, crop_map, patch_distances
+from orchestrator.services.verdict import Inspection, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +33,6 @@ class Defaults:
     score_percentile: float
     area_mm2_thr: float
     require_calibration: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """One photograph to be judged.
-
-    lock_scale: whether its mm_per_px is held against the recipe's lock. keep_map: whether the verdict carries the map.
-    """
-
-    target: Target
-    photograph: Photograph
-    mm_per_px: float
-    include_heatmap: bool = True
-    lock_scale: bool = True
-    keep_map: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
-
-    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
-    """
-
-    score: float
-    threshold: float | None
-    decision: Literal["ok", "ng"] | None
-    token_shape: tuple[int, int]
-    heatmap_png: bytes | None
-    regions: list[Region]
-    mm_per_px: float
-    blur_sigma: float
-    score_percentile: float
-    area_mm2_thr: float
-    elapsed_ms: float
-    timings_ms: dict[str, float]
-    model_version: str
-    bank_generation: int
-    input_size: tuple[int, int]
-    anomaly: FloatArray | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from orchestrator.domain.scale import DEFAULT_MM_PER_PX
 from orchestrator.errors import NotFound, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.services.embed import RawShape
-from orchestrator.services.inspect import Inspection, Inspector, Verdict
+from orchestrator.services.inspect import Inspector
 from orchestrator.services.samples import ReadSample, SampleReader
+from orchestrator.services.verdict import Inspection, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import Label
 from orchestrator.patchcore.regions import Region
-from orchestrator.services.inspect import Verdict
+from orchestrator.services.verdict import Verdict
 from orchestrator.storage.datasets import Listing
 
 

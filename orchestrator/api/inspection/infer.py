@@ -21,8 +21,8 @@ from orchestrator.domain.identity import Target
 from orchestrator.domain.scale import check_mm_per_px
 from orchestrator.errors import PatchlightError
 from orchestrator.runtime import Runtime
-from orchestrator.services.inspect import Inspection, Verdict
 from orchestrator.services.inspect_dataset import DatasetVerdict, inspect_dataset
+from orchestrator.services.verdict import Inspection, Verdict
 
 router = APIRouter(tags=["infer"])
 

@@ -27,7 +27,7 @@ from orchestrator.features.base import CallContext
 from orchestrator.runtime import Runtime
 from orchestrator.services.archive import Archive
 from orchestrator.services.embed import Photograph, RawShape
-from orchestrator.services.inspect import Inspection, Verdict
+from orchestrator.services.verdict import Inspection, Verdict
 
 router = APIRouter(tags=["predict"])
 

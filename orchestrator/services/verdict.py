@@ -1,0 +1,51 @@
+"""What an inspection asks, and what it answers: values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.domain.arrays import FloatArray
+from orchestrator.domain.identity import Target
+from orchestrator.patchcore.regions import Region
+from orchestrator.services.embed import Photograph
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One photograph to be judged.
+
+    lock_scale: whether its mm_per_px is held against the recipe's lock. keep_map: whether the verdict carries the map.
+    """
+
+    target: Target
+    photograph: Photograph
+    mm_per_px: float
+    include_heatmap: bool = True
+    lock_scale: bool = True
+    keep_map: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
+
+    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
+    """
+
+    score: float
+    threshold: float | None
+    decision: Literal["ok", "ng"] | None
+    token_shape: tuple[int, int]
+    heatmap_png: bytes | None
+    regions: list[Region]
+    mm_per_px: float
+    blur_sigma: float
+    score_percentile: float
+    area_mm2_thr: float
+    elapsed_ms: float
+    timings_ms: dict[str, float]
+    model_version: str
+    bank_generation: int
+    input_size: tuple[int, int]
+    anomaly: FloatArray | None
