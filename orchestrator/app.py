@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from orchestrator import __version__
 from orchestrator.api import errors, health, openapi
-from orchestrator.api.inspection import calibrate, datasets, fit, infer, predict, state
+from orchestrator.api.inspection import calibrate, datasets, explain, fit, infer, predict, state
 from orchestrator.api.middleware import CallMiddleware, CorsMiddleware, GuardMiddleware
 from orchestrator.errors import PatchlightError
 from orchestrator.features.base import FeatureExtractor
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         },
     )
     app.state.metrics = metrics
-    for module in (health, fit, calibrate, infer, predict, datasets, state):
+    for module in (health, fit, calibrate, infer, explain, predict, datasets, state):
         app.include_router(module.router)
     errors.install(app, debug=chosen.debug)
     openapi.install(app)

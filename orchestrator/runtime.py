@@ -16,6 +16,7 @@ from orchestrator.services.calibrate import Calibrator
 from orchestrator.services.commit import Committer
 from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedder
+from orchestrator.services.explain import Explainer
 from orchestrator.services.fit import Fitter
 from orchestrator.services.gate import FitGate
 from orchestrator.services.import_legacy import LegacyImport
@@ -46,6 +47,7 @@ class Runtime:
     fitter: Fitter
     calibrator: Calibrator
     inspector: Inspector
+    explainer: Explainer
     datasets: Datasets
     samples: SampleReader
     states: States
@@ -82,6 +84,7 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     reader = SampleReader(dataset_store)
     calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
     datasets = Datasets(dataset_store, committer, embedder)
+    explainer = Explainer(dataset_store, limits, scoring.distance)
     return Runtime(
         settings=settings,
         backbones=backbones,
@@ -108,7 +111,9 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
             scoring,
             Defaults(settings.score_percentile, settings.area_mm2_thr, settings.require_calibration),
             settings.max_inflight,
+            explainer,
         ),
+        explainer=explainer,
         datasets=datasets,
         samples=reader,
         states=States(store, extractor, backbones, banks, bank_store, recipes, datasets, activity),

@@ -58,6 +58,17 @@ class Letterbox:
         x = ((column + 0.5) * self.canvas[1] / grid[1] - self.left) * self.crop[1] / self.width
         return min(max(x, 0.0), self.crop[1] - 1.0), min(max(y, 0.0), self.crop[0] - 1.0)
 
+    def patch_in_crop(
+        self, row: int, column: int, grid: tuple[int, int]
+    ) -> tuple[float, float, float, float]:
+        """Give what a patch covers of the crop, clipped to it: (left, top, right, bottom), px."""
+        down, across = self.canvas[0] / grid[0], self.canvas[1] / grid[1]
+        ys = [((row + i) * down - self.top) * self.crop[0] / self.height for i in (0, 1)]
+        xs = [((column + i) * across - self.left) * self.crop[1] / self.width for i in (0, 1)]
+        top, bottom = (min(max(y, 0.0), float(self.crop[0])) for y in ys)
+        left, right = (min(max(x, 0.0), float(self.crop[1])) for x in xs)
+        return left, top, right, bottom
+
 
 def _axis_on_content(start: int, length: int, canvas: int, cells: int) -> MaskArray:
     centres = (np.arange(cells) + 0.5) * (canvas / cells)

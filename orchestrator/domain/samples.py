@@ -25,6 +25,7 @@ MEDIA_TYPES = {
     "webp": "image/webp",
 }
 
+_OWN_NAME = re.compile(r"(?:OK|NG)_\d{8}_\d{9}_([0-9a-f]{8})\.[a-z]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -70,6 +71,12 @@ def sample_name(label: Label, when: datetime, sha256: str, image_format: str) ->
     """Give the immutable name `OK_YYYYMMDD_HHMMSSmmm_<digest8>.<ext>` (UTC)."""
     stamp = when.strftime("%Y%m%d_%H%M%S") + f"{when.microsecond // 1000:03d}"
     return f"{label.upper()}_{stamp}_{sha256[:8]}.{EXTENSIONS[image_format]}"
+
+
+def may_hold(name: str, sha256: str) -> bool:
+    """Tell whether a photograph of that name can be the one of that digest: a foreign name says nothing of it."""
+    own = _OWN_NAME.fullmatch(name)
+    return own is None or own[1] == sha256[:8]
 
 
 def is_image_name(name: str) -> bool:

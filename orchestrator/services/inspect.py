@@ -22,6 +22,7 @@ from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, Prepared
+from orchestrator.services.explain import Explainer
 from orchestrator.services.score import Scoring, crop_map, patch_distances
 from orchestrator.services.verdict import Inspection, Verdict
 
@@ -56,6 +57,7 @@ class Inspector:
         scoring: Scoring,
         defaults: Defaults,
         max_inflight: int,
+        explainer: Explainer,
     ) -> None:
         self._embedder = embedder
         self._pool = embedder.pool
@@ -64,6 +66,7 @@ class Inspector:
         self._committer = committer
         self._scoring = scoring
         self._defaults = defaults
+        self._explainer = explainer
         self._permits = asyncio.Semaphore(max_inflight)
 
     @property
@@ -208,6 +211,11 @@ class Inspector:
             return (clock[-1] - clock[-2]) * 1e3
 
         found = patch_distances(embedded, ready.bank.search)
+        explanation = (
+            self._explainer.explain(inspection.target.part, found, embedded, ready.bank)
+            if inspection.explain
+            else None
+        )
         search_ms = lap()
         anomaly = crop_map(found, embedded, self._scoring)
         score = image_score(anomaly, embedded.mask, percentile)
@@ -250,6 +258,7 @@ class Inspector:
             bank_generation=ready.bank.generation,
             input_size=ready.spec.input_size,
             anomaly=anomaly if inspection.keep_map else None,
+            explanation=explanation,
         )
 
 

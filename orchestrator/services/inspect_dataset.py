@@ -37,6 +37,7 @@ async def inspect_dataset(
     shape: RawShape,
     mm_per_px: float | None,
     include_heatmap: bool,
+    explain: bool = False,
 ) -> list[DatasetVerdict]:
     """Judge all samples of the labels, in the order listed.
 
@@ -57,7 +58,7 @@ async def inspect_dataset(
             )
             scales = [_scale(r, mm_per_px) for r in read]
             inspections = [
-                Inspection(target, r.photograph, scale, include_heatmap, lock_scale=False)
+                Inspection(target, r.photograph, scale, include_heatmap, lock_scale=False, explain=explain)
                 for r, scale in zip(read, scales, strict=True)
                 if isinstance(r, ReadSample)
             ]

@@ -9,6 +9,7 @@ from orchestrator.domain.arrays import FloatArray
 from orchestrator.domain.identity import Target
 from orchestrator.patchcore.regions import Region
 from orchestrator.services.embed import Photograph
+from orchestrator.services.explain import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Inspection:
     """One photograph to be judged.
 
     lock_scale: whether its mm_per_px is held against the recipe's lock. keep_map: whether the verdict carries the map.
+    explain: whether it carries an explanation.
     """
 
     target: Target
@@ -24,13 +26,14 @@ class Inspection:
     include_heatmap: bool = True
     lock_scale: bool = True
     keep_map: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
-    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
+    anomaly: (H, W) float32 distances in the crop's frame, if kept. explanation: if asked for. timings_ms: by stage.
     """
 
     score: float
@@ -49,3 +52,4 @@ class Verdict:
     bank_generation: int
     input_size: tuple[int, int]
     anomaly: FloatArray | None
+    explanation: Explanation | None = None

@@ -18,6 +18,7 @@ from orchestrator.domain.samples import (
     NewSample,
     StoredSample,
     is_image_name,
+    may_hold,
     safe_name,
     sample_name,
     sidecar_name,
@@ -90,6 +91,20 @@ class DatasetStore:
             return self._store.read(f"{self.folder(part, label)}/{name}")
         except NotFound as error:
             raise NotFound("file not found") from error
+
+    def find(self, part: Part, label: Label, sha256: str) -> tuple[str, bytes]:
+        """Find a photograph by its digest: the oldest name that it is stored under, and its bytes.
+
+        Raises NotFound.
+        """
+        for name in self.listing(part, label).files:
+            if may_hold(name, sha256):
+                # One that is deleted meanwhile is no longer there.
+                with contextlib.suppress(NotFound):
+                    data = self.read(part, label, name)
+                    if hashlib.sha256(data).hexdigest() == sha256:
+                        return name, data
+        raise NotFound(f"no stored {label} photograph of {part.label} has the digest {sha256[:12]}.")
 
     def meta(self, part: Part, label: Label, filename: str) -> dict[str, Any]:
         """Read a photograph's sidecar as it is stored; empty where it has none.

@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from orchestrator.api.inspection.schemas.calibrate import CalibrationBody, FalseRejectRate
 from orchestrator.api.inspection.schemas.datasets import DatasetClass, DatasetListResponse
-from orchestrator.api.inspection.schemas.infer import InferParams, RegionBody, Timings
+from orchestrator.api.inspection.schemas.infer import (
+    ExplanationBody,
+    InferParams,
+    NearestBody,
+    RegionBody,
+    Timings,
+)
 from orchestrator.api.inspection.schemas.state import StoredCalibration
 from orchestrator.api.wire import Call, number
 from orchestrator.domain.bank import BankRecord
@@ -16,6 +22,7 @@ from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import Label
 from orchestrator.patchcore.regions import Region
+from orchestrator.services.explain import Explanation, Nearest
 from orchestrator.services.verdict import Verdict
 from orchestrator.storage.datasets import Listing
 
@@ -95,6 +102,24 @@ def regions(found: Sequence[Region]) -> list[RegionBody]:
     ]
 
 
+def explanation_body(explanation: Explanation | None) -> ExplanationBody | None:
+    """Give an explanation, if there is one."""
+    if explanation is None:
+        return None
+    return ExplanationBody(
+        patch=list(explanation.patch),
+        x=explanation.point[0],
+        y=explanation.point[1],
+        distance=explanation.distance,
+        nearest=None if explanation.nearest is None else _nearest(explanation.nearest),
+    )
+
+
+def _nearest(nearest: Nearest) -> NearestBody:
+    x, y = nearest.point or (None, None)
+    return NearestBody(sample=nearest.sample, sha256=nearest.sha256, patch=list(nearest.patch), x=x, y=y)
+
+
 def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
     """Give the fields that every verdict on the wire shares."""
     found = regions(verdict.regions)
@@ -119,6 +144,7 @@ def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
         "timings_ms": Timings(**{stage: round(ms, 3) for stage, ms in verdict.timings_ms.items()}),
         "model_version": verdict.model_version,
         "bank_generation": verdict.bank_generation,
+        "explanation": explanation_body(verdict.explanation),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import File, Form, Query, Request, UploadFile
 
-from orchestrator.domain.scale import check_mm_per_px
+from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_against_lock, check_mm_per_px
 from orchestrator.errors import InvalidInput
+from orchestrator.runtime import Runtime
 
 RoleForm = Annotated[str, Form(min_length=1, max_length=64, description="Role; at most 84 bytes of UTF-8.")]
 RoiForm = Annotated[str, Form(min_length=1, max_length=64, description="ROI; at most 84 bytes of UTF-8.")]
@@ -26,6 +28,9 @@ OptionalScaleForm = Annotated[
 ShapeForm = Annotated[
     str | None,
     Form(description='ROI in crop pixels as JSON: {"kind": "rect|circle|annulus", ...}.'),
+]
+ExplainForm = Annotated[
+    bool | None, Form(description="true adds the explanation: which patch, and what it is most like.")
 ]
 NoteForm = Annotated[str | None, Form(max_length=10_000)]
 ImagesFile = Annotated[list[UploadFile] | None, File(description="Photographs.")]
@@ -49,6 +54,19 @@ def uploads(*fields: list[UploadFile] | None) -> list[UploadFile]:
 def scale(value: float) -> float:
     """Check a scale. Raises InvalidInput."""
     return check_mm_per_px(value)
+
+
+async def scale_or_locked(runtime: Runtime, recipe_id: str, sent: float | None) -> float:
+    """Check a scale that may be left out against the recipe's, which stands in for it; locks nothing.
+
+    Raises InvalidInput, MmPerPxMismatch, StoreUnavailable.
+    """
+    locked = await asyncio.to_thread(runtime.states.mm_per_px, recipe_id)
+    if sent is None:
+        return locked or DEFAULT_MM_PER_PX
+    if locked is not None:
+        check_against_lock(check_mm_per_px(sent), locked, recipe_id)
+    return check_mm_per_px(sent)
 
 
 async def refuse_later_fields(request: Request, *names: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, UploadFile
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, verdict_fields
@@ -34,7 +34,6 @@ router = APIRouter(tags=["infer"])
     responses=problems(400, 401, 409, 413, 422, 428, 429, 500, 503, 504),
 )
 async def infer(
-    request: Request,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
     role_id: forms.RoleForm,
@@ -43,15 +42,15 @@ async def infer(
     image: Annotated[UploadFile, File(description="The photograph.")],
     shape: forms.ShapeForm = None,
     include_heatmap: Annotated[bool | None, Form(description="false leaves the heat map out.")] = None,
+    explain: forms.ExplainForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
 ) -> InferResponse:
     """Score the photograph against the bank in force; the heat map has exactly the crop's size."""
     target = call.target(recipe_id, role_id, roi_id, model_key)
-    await forms.refuse_later_fields(request, "explain")
     scale = forms.scale(mm_per_px)
     (photograph,) = await read_images([image], runtime, shape or None)
-    inspection = Inspection(target, photograph, scale, include_heatmap is not False)
+    inspection = Inspection(target, photograph, scale, include_heatmap is not False, explain=explain is True)
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
     call.note(
         score=verdict.score,
@@ -89,6 +88,7 @@ async def infer_dataset(
         shape=body.shape or None,
         mm_per_px=locked or fallback,
         include_heatmap=body.include_heatmap,
+        explain=body.explain,
     )
     items = [_item(target, verdict) for verdict in verdicts]
     call.note(n_total=len(items))
@@ -109,7 +109,7 @@ def _item(target: Target, judged: DatasetVerdict) -> InferDatasetItem:
     fields = (
         verdict_fields(target, outcome)
         if isinstance(outcome, Verdict)
-        else {**empty, "regions": [], "n_regions": 0, "heatmap_png_base64": None}
+        else {**empty, "regions": [], "n_regions": 0, "heatmap_png_base64": None, "explanation": None}
     )
     shown = {k: v for k, v in fields.items() if k in InferDatasetItem.model_fields}
     return InferDatasetItem(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from orchestrator.api.inspection import forms
-from orchestrator.api.inspection.bodies import identity, regions, verdict_fields
+from orchestrator.api.inspection.bodies import explanation_body, identity, regions, verdict_fields
 from orchestrator.api.inspection.schemas.predict import (
     PredictItem,
     PredictManyResponse,
@@ -21,7 +21,6 @@ from orchestrator.api.inspection.targets import parse_targets
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, number, read_images
 from orchestrator.domain.identity import Target
-from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_against_lock, check_mm_per_px
 from orchestrator.errors import InvalidIdentifier, InvalidInput, NotBuilt, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.runtime import Runtime
@@ -68,16 +67,6 @@ async def _refuse_toolkit(request: Request, instead_of: str | None) -> None:
         raise UnclearFamily(f"toolkit_id and {instead_of}: send one or the other, not both.")
     if toolkit:
         raise NotBuilt("toolkit_id: tool recognition is not part of this release; send role_id and roi_id.")
-    await forms.refuse_later_fields(request, "explain")
-
-
-async def _scale(runtime: Runtime, recipe_id: str, sent: float | None) -> float:
-    locked = await asyncio.to_thread(runtime.states.mm_per_px, recipe_id)
-    if sent is None:
-        return locked or DEFAULT_MM_PER_PX
-    if locked is not None:
-        check_against_lock(check_mm_per_px(sent), locked, recipe_id)
-    return check_mm_per_px(sent)
 
 
 @router.post(
@@ -97,15 +86,21 @@ async def predict(
     roi_id: RoiOptional = None,
     mm_per_px: forms.OptionalScaleForm = None,
     shape: forms.ShapeForm = None,
+    explain: forms.ExplainForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
 ) -> PredictResponse:
     """Answer in the first generation's words."""
     target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
-    scale = await _scale(runtime, call.recipe_id, mm_per_px)
+    scale = await forms.scale_or_locked(runtime, call.recipe_id, mm_per_px)
     (photograph,) = await read_images([image], runtime, shape or None)
     inspection = Inspection(
-        target, photograph, scale, include_heatmap=False, lock_scale=mm_per_px is not None
+        target,
+        photograph,
+        scale,
+        include_heatmap=False,
+        lock_scale=mm_per_px is not None,
+        explain=explain is True,
     )
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
     call.note(score=verdict.score, threshold=verdict.threshold, bank_generation=verdict.bank_generation)
@@ -116,6 +111,7 @@ async def predict(
         threshold=verdict.threshold,
         percentile=number(verdict.score_percentile),
         regions=regions(verdict.regions),
+        explanation=explanation_body(verdict.explanation),
     )
     height, width = verdict.input_size
     return PredictResponse(
@@ -152,6 +148,7 @@ async def predict_batch(
     mm_per_px: forms.OptionalScaleForm = None,
     shape: forms.ShapeForm = None,
     include_heatmap: HeatmapForm = None,
+    explain: forms.ExplainForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
 ) -> PredictManyResponse:
@@ -168,11 +165,16 @@ async def predict_batch(
         target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
         wanted = [(target, None)] * len(posted)
     photographs = await read_images(_some(posted), runtime, shape or None)
-    scale = await _scale(runtime, call.recipe_id, mm_per_px)
+    scale = await forms.scale_or_locked(runtime, call.recipe_id, mm_per_px)
     await asyncio.to_thread(runtime.inspector.check_any, [target for target, _ in wanted])
     inspections = [
         Inspection(
-            target, replace(p, shape=own or p.shape), scale, include_heatmap is not False, lock_scale=False
+            target,
+            replace(p, shape=own or p.shape),
+            scale,
+            include_heatmap is not False,
+            lock_scale=False,
+            explain=explain is True,
         )
         for p, (target, own) in zip(photographs, wanted, strict=True)
     ]
@@ -204,13 +206,14 @@ async def predict_zip(
     mm_per_px: forms.OptionalScaleForm = None,
     shape: forms.ShapeForm = None,
     include_heatmap: HeatmapForm = None,
+    explain: forms.ExplainForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
 ) -> PredictManyResponse:
     """Judge its photographs in the archive's order; one bad photograph fails alone."""
     started = time.perf_counter()
     target = await _target(request, call, recipe_id, role_id, roi_id, model_key)
-    scale = await _scale(runtime, call.recipe_id, mm_per_px)
+    scale = await forms.scale_or_locked(runtime, call.recipe_id, mm_per_px)
     if not (zip_file.filename or "").lower().endswith(".zip"):
         raise InvalidInput("zip_file: its name must end in .zip.")
     settings = runtime.settings
@@ -232,6 +235,7 @@ async def predict_zip(
                     scale,
                     include_heatmap is not False,
                     lock_scale=False,
+                    explain=explain is True,
                 )
                 for name, data in batch
                 if isinstance(data, bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from orchestrator.api.inspection.schemas.shared import (
     Decision,
@@ -51,6 +51,32 @@ class Timings(Closed):
     encode: float
 
 
+class NearestBody(Closed):
+    """The stored patch that is most like it."""
+
+    sample: Annotated[
+        str | None, Field(description="The stored OK photograph; null where it is no longer stored.")
+    ]
+    sha256: Annotated[str, Field(description="The digest of its bytes.")]
+    patch: Annotated[TokenShape, Field(description="[row, column] on the token grid.")]
+    x: Annotated[
+        float | None, Field(description="The patch's centre in that crop, px; null where it cannot be read.")
+    ]
+    y: float | None
+
+
+class ExplanationBody(Closed):
+    """Why it scores as it does: the patch farthest from the bank, before the map is enlarged and blurred."""
+
+    patch: Annotated[TokenShape, Field(description="[row, column] on the token grid.")]
+    x: Annotated[float, Field(description="The patch's centre in the crop, px.")]
+    y: float
+    distance: Annotated[float, Field(description="To the nearest row of the bank, exactly.")]
+    nearest: Annotated[
+        NearestBody | None, Field(description="null for a memory that does not know its photographs.")
+    ]
+
+
 class InferBody(Closed):
     """One verdict."""
 
@@ -70,6 +96,7 @@ class InferBody(Closed):
     timings_ms: Timings
     model_version: str
     bank_generation: int
+    explanation: ExplanationBody | None
 
 
 class InferResponse(InferBody):
@@ -86,13 +113,7 @@ class InferDatasetRequest(Evaluated):
     include_heatmap: Flag = False
     default_mm_per_px: Number | None = None
     shape: str | dict[str, Any] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, sent: Any) -> Any:
-        if isinstance(sent, dict) and sent.get("explain"):
-            raise ValueError("explain: is not part of this release; leave it out, or send false.")
-        return sent
+    explain: Flag = False
 
 
 class InferDatasetItem(Closed):
@@ -108,6 +129,7 @@ class InferDatasetItem(Closed):
     regions: list[RegionBody]
     n_regions: int
     heatmap_png_base64: str | None
+    explanation: ExplanationBody | None
     error: str | None
 
 
