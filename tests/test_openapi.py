@@ -15,7 +15,7 @@ from tests.triton_fixtures import ROOT
 
 # A sidecar's keys are the client's; everything else says what it holds.
 OPEN = {"SampleMetaResponse"}
-BINARY = {("/datasets/file", "get"), ("/metrics", "get")}
+BINARY = {("/datasets/file", "get"), ("/explain", "post"), ("/metrics", "get")}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
     assert {(m.upper(), p) for p, m, _ in operations(document)} >= {
         ("GET", "/"), ("GET", "/health"), ("GET", "/train/status"), ("POST", "/fit_ok"), ("POST", "/send_ng"),
         ("POST", "/calibrate_ng"), ("POST", "/calibrate_dataset"), ("POST", "/infer"),
-        ("POST", "/infer_dataset"), ("POST", "/predict"), ("POST", "/predict/batch"),
+        ("POST", "/infer_dataset"), ("POST", "/explain"), ("POST", "/predict"), ("POST", "/predict/batch"),
         ("POST", "/predict/zip"), ("GET", "/manifest"), ("GET", "/manifests/{role_id}/{roi_id}"),
         ("GET", "/state"), ("POST", "/datasets/ok/upload"), ("POST", "/datasets/ng/upload"),
         ("GET", "/datasets/list"), ("GET", "/datasets/file"), ("DELETE", "/datasets/file"),
@@ -69,7 +69,7 @@ def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
 
 def test_later_releases_fields_are_not_promised(document: dict[str, Any]) -> None:
     text = json.dumps(document["components"]["schemas"])
-    for field in ('"accumulate"', '"explain"', "conformal", '"toolkit_id"'):
+    for field in ('"accumulate"', "conformal", '"toolkit_id"'):
         assert field not in text
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("feature_backend")
 FIELDS = {
     "role_id", "roi_id", "model_key", "score", "threshold", "decision", "is_anomaly", "token_shape",
     "heatmap_png_base64", "regions", "n_regions", "params", "elapsed_ms", "timings_ms", "model_version",
-    "bank_generation", "request_id", "recipe_id",
+    "bank_generation", "explanation", "request_id", "recipe_id",
 }  # fmt: skip
 
 
@@ -157,13 +157,6 @@ def test_a_refused_image_locks_no_scale(client: TestClient) -> None:
     ok(other.fit(good(3), recipe_id="other2"))
     refused(other.infer(good(1)[0], mm_per_px="0.9"), 400, "memory not fitted")
     assert ok(other.get("/manifest"))["mm_per_px"] is None
-
-
-def test_explain_is_refused_by_name_until_it_is_built(gui: Gui) -> None:
-    refused(gui.infer(good(1)[0], explain="true"), 400, "explain")
-    ok(gui.infer(good(1)[0], explain="false"))
-    refused(gui.json("/infer_dataset", explain=True), 422, "explain")
-    refused(gui.post("/predict", [("image", ("a.png", good(1)[0]))], explain="1"), 400, "explain")
 
 
 def test_images_over_the_limits_are_413(make_client: MakeClient) -> None:

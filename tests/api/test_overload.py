@@ -38,6 +38,7 @@ def test_inspections_beyond_the_permits_are_429_at_once(
         gui.infer(good(1)[0]),
         gui.post("/predict/batch", files_of(good(1))),
         gui.json("/infer_dataset"),
+        gui.post("/explain", [("image", ("a.png", good(1)[0]))]),
     ):
         assert refused(answer, 429)["error_code"] == "overloaded"
         assert answer.headers["retry-after"] == "1"

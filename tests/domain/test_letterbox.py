@@ -75,3 +75,28 @@ def test_the_corner_of_a_square_crop_lies_half_a_patch_before_the_first_token() 
 def test_a_token_on_padding_is_held_inside_the_crop() -> None:
     assert Letterbox.fit((100, 400), CANVAS).grid_to_crop(0, 31, GRID)[1] == 0.0
     assert Letterbox.fit((100, 400), CANVAS).grid_to_crop(31, 31, GRID)[1] == 99.0
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_the_patches_cover_the_crop_once_and_hold_their_centres(crop: tuple[int, int]) -> None:
+    box = Letterbox.fit(crop, CANVAS)
+    area = 0.0
+    for row in range(GRID[0]):
+        for column in range(GRID[1]):
+            left, top, right, bottom = box.patch_in_crop(row, column, GRID)
+            assert 0 <= left <= right <= crop[1]
+            assert 0 <= top <= bottom <= crop[0]
+            area += (right - left) * (bottom - top)
+            if box.content_patches(GRID)[row, column]:
+                x, y = box.grid_to_crop(row, column, GRID)
+                # A centre beyond the last pixel's corner is held there.
+                assert min(left, crop[1] - 1) <= x + 1e-9
+                assert x <= right + 1e-9
+                assert min(top, crop[0] - 1) <= y + 1e-9
+                assert y <= bottom + 1e-9
+    assert area == pytest.approx(crop[0] * crop[1])
+
+
+def test_a_patch_of_a_wide_crop_covers_a_square_of_it() -> None:
+    # 448 px of canvas in 32 patches: 14 px each, 12.5 px of the crop; the content begins at 168 px, row 12.
+    assert Letterbox.fit((100, 400), CANVAS).patch_in_crop(13, 2, GRID) == pytest.approx((25, 12.5, 37.5, 25))

@@ -76,3 +76,22 @@ def test_clearing_counts_photographs_and_sidecars(datasets: DatasetStore) -> Non
     assert datasets.clear(PART, "ok") == 6
     assert datasets.listing(PART, "ok").files == ()
     assert len(datasets.listing(PART, "ng").files) == 1
+
+
+def test_a_photograph_is_found_by_its_digest_and_by_no_name_alone(
+    datasets: DatasetStore, tmp_path: Path
+) -> None:
+    first, second = datasets.add(PART, "ok", [sample(b"a"), sample(b"b")])
+    assert datasets.find(PART, "ok", first.sha256) == (first.name, b"a")
+    with pytest.raises(NotFound):
+        datasets.find(PART, "ng", first.sha256)
+    with pytest.raises(NotFound):
+        datasets.find(PART, "ok", first.sha256[:8] + second.sha256[8:])
+    folder = tmp_path / datasets.folder(PART, "ok")
+    (folder / "20240101-080000-000000.png").write_bytes(b"c")
+    (folder / first.name).rename(folder / "A_foreign.png")
+    assert datasets.find(PART, "ok", sample(b"c").sha256) == ("20240101-080000-000000.png", b"c")
+    assert datasets.find(PART, "ok", first.sha256) == ("A_foreign.png", b"a")
+    datasets.remove(PART, "ok", second.name)
+    with pytest.raises(NotFound):
+        datasets.find(PART, "ok", second.sha256)
