@@ -55,7 +55,7 @@ class Inspection:
 class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
-    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
+    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage. fitted_at: of the bank.
     """
 
     score: float
@@ -74,6 +74,7 @@ class Verdict:
     bank_generation: int
     input_size: tuple[int, int]
     anomaly: FloatArray | None
+    fitted_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +292,7 @@ class Inspector:
             bank_generation=ready.bank.generation,
             input_size=ready.spec.input_size,
             anomaly=anomaly if inspection.keep_map else None,
+            fitted_at=ready.bank.record.metadata.fit_started_at,
         )
 
 

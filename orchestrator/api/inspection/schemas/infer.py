@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from orchestrator.api.inspection.schemas.drift import CountedPart
 from orchestrator.api.inspection.schemas.shared import (
     Decision,
     Evaluated,
@@ -75,6 +76,7 @@ class InferBody(Closed):
 class InferResponse(InferBody):
     """One verdict, identified."""
 
+    drift: CountedPart | None
     request_id: str
     recipe_id: str
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from orchestrator.api.inspection.schemas.drift import CountedPart
 from orchestrator.api.inspection.schemas.infer import InferParams, RegionBody, Timings
 from orchestrator.api.inspection.schemas.shared import Decision, Identified, TokenShape
 from orchestrator.api.wire import Closed
@@ -20,6 +21,7 @@ class PredictScore(Closed):
     threshold: float | None
     percentile: int | float
     regions: list[RegionBody]
+    drift: CountedPart | None
 
 
 class PredictResponse(Identified):
@@ -54,6 +56,7 @@ class PredictItem(Closed):
     timings_ms: Timings | None
     model_version: str | None
     bank_generation: int | None
+    drift: CountedPart | None
 
 
 class PredictManyResponse(Identified):
