@@ -130,7 +130,7 @@ class DriftTrack:
         self._p_values.append(p_value)
         if sequence > REFERENCE:
             self._martingale.bet(p_value, sequence)
-            if self._alarm is None and self._martingale.reaches(self._capital):
+            if self._alarm is None and self._martingale.capital >= self._capital:
                 self._alarm = sequence, self._martingale.direction
         log10 = self._martingale.log10
         self._log10.append(log10)

@@ -16,8 +16,7 @@ from typing import Literal
 DEGREES = (1, 2, 4, 8)
 RISING_SHARE = 3 / 16
 FALLING_SHARE = 1 / 16
-RESCALE_AT = 2.0**512
-_LOG10_2 = math.log10(2)
+STOP_AT = 2.0**512
 
 
 class Martingale:
@@ -26,22 +25,22 @@ class Martingale:
     It starts as 1, all of it waiting. At part t, 1/(2t) of what waits is staked for good: 3/16 of it on each bet that
     scores have risen, 1/16 on each that they have fallen. A bet of degree k multiplies its stake by
     (k+1)(1-p)^k where scores rise and by (k+1)p^k where they fall; both densities integrate to 1 on [0, 1]. A change
-    that comes late finds capital that was never risked, hence the waiting.
-
-    waiting, rising, falling: in units of 2**exponent; the exponent grows by 512 when their sum reaches 2**512.
+    that comes late finds capital that was never risked, hence the waiting. At 2**512 the game ends, so that no double
+    overflows: a martingale that is stopped still is one.
     """
 
-    __slots__ = ("_total", "exponent", "falling", "rising", "waiting")
+    __slots__ = ("capital", "falling", "rising", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 1.0
         self.rising = [0.0] * len(DEGREES)
         self.falling = [0.0] * len(DEGREES)
-        self.exponent = 0
-        self._total = 1.0
+        self.capital = 1.0
 
     def bet(self, p_value: float, part: int) -> None:
         """Stake on what part number `part`, counted from 1, brings: p_value in [0, 1], then settle."""
+        if self.capital >= STOP_AT:
+            return
         staked = self.waiting / (2 * part)
         self.waiting -= staked
         up, down = staked * RISING_SHARE, staked * FALLING_SHARE
@@ -57,28 +56,14 @@ class Martingale:
         f[1] = (f[1] + down) * (3.0 * p2)
         f[2] = (f[2] + down) * (5.0 * p4)
         f[3] = (f[3] + down) * (9.0 * (p4 * p4))
-        self._total = self.waiting + r[0] + r[1] + r[2] + r[3] + f[0] + f[1] + f[2] + f[3]
-        if self._total >= RESCALE_AT:
-            self._rescale()
-
-    def reaches(self, capital: float) -> bool:
-        """Tell whether the capital is at least `capital`, below 2**512."""
-        return self.exponent > 0 or self._total >= capital
+        self.capital = self.waiting + r[0] + r[1] + r[2] + r[3] + f[0] + f[1] + f[2] + f[3]
 
     @property
     def log10(self) -> float:
         """The capital's decimal logarithm."""
-        return math.log10(self._total) + self.exponent * _LOG10_2
+        return math.log10(self.capital)
 
     @property
     def direction(self) -> Literal["rising", "falling"]:
         """Which bets hold more."""
         return "rising" if sum(self.rising) >= sum(self.falling) else "falling"
-
-    def _rescale(self) -> None:
-        # By a power of two: exact, but for what becomes too small to matter.
-        self.waiting /= RESCALE_AT
-        self.rising = [stake / RESCALE_AT for stake in self.rising]
-        self.falling = [stake / RESCALE_AT for stake in self.falling]
-        self._total /= RESCALE_AT
-        self.exponent += 512

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.drift import Rules, Stream
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.storage.database import Database
+from orchestrator.storage.database import Database, prepare
 from orchestrator.storage.tables import epochs, streams, verdicts
 
 _ATTEMPTS = 16
@@ -48,22 +48,23 @@ _HIGHEST = (
     .where(_EARLIER.c.stream_id == epochs.c.stream_id, _EARLIER.c.epoch == epochs.c.epoch)
     .scalar_subquery()
 )
-_SENT = ("request_id", "item", "score", "threshold", "decision", "recorded_at")
+_SENT = ("request_id", "item", "score", "threshold", "decision")
 _NEXT = (
     select(
         epochs.c.stream_id,
         epochs.c.epoch,
         func.coalesce(_HIGHEST, 0) + 1,
         *(bindparam(name, type_=verdicts.c[name].type) for name in _SENT),
+        func.now(),
     )
     .where(epochs.c.stream_id == bindparam("stream"))
     .order_by(epochs.c.epoch.desc())
     .limit(1)
 )
 # One statement, so one transaction. Two that take the same number at once cannot both commit: one tries again.
-_APPEND = (
+_APPEND = prepare(
     insert(verdicts)
-    .from_select(["stream_id", "epoch", "sequence", *_SENT], _NEXT)
+    .from_select(["stream_id", "epoch", "sequence", *_SENT, "recorded_at"], _NEXT)
     .returning(verdicts.c.epoch, verdicts.c.sequence)
 )
 _SEEN = select(verdicts.c.epoch, verdicts.c.sequence, verdicts.c.score).where(
@@ -128,21 +129,17 @@ class VerdictLog:
         Raises DatabaseUnavailable.
         """
         key = {"stream": stream, "request_id": part.request_id, "item": part.item}
-        row = {
-            "score": part.score,
-            "threshold": part.threshold,
-            "decision": part.decision,
-            "recorded_at": datetime.now(UTC),
-        }
+        row = {**key, "score": part.score, "threshold": part.threshold, "decision": part.decision}
         for _ in range(_ATTEMPTS):
-            async with self._database.connect() as connection:
-                try:
-                    epoch, sequence = (await connection.execute(_APPEND, {**key, **row})).one()
-                    return Place(epoch, sequence, part.score)
-                except IntegrityError:
+            try:
+                ((epoch, sequence),) = await self._database.run(_APPEND, row)
+            except IntegrityError:
+                async with self._database.connect() as connection:
                     seen = (await connection.execute(_SEEN, key)).one_or_none()
                 if seen is not None:
                     return Place(*seen)
+            else:
+                return Place(epoch, sequence, part.score)
         raise _contended()
 
     async def current(self, stream: int) -> tuple[int, Rules]:

@@ -45,7 +45,7 @@ def test_one_image_is_answered_in_the_first_generation_s_words(gui: Gui) -> None
             "role_id", "roi_id", "scores", "inference_ms", "image_resized", "request_id", "recipe_id",
         }  # fmt: skip
         (score,) = body["scores"]
-        assert set(score) == {"roi", "score", "is_anomaly", "threshold", "percentile", "regions"}
+        assert set(score) == {"roi", "score", "is_anomaly", "threshold", "percentile", "regions", "drift"}
         assert (score["roi"], score["is_anomaly"], score["percentile"]) == ("inspection-1", True, 99)
         assert body["image_resized"] == [112, 112]
 
