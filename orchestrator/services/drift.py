@@ -52,6 +52,7 @@ class DriftMonitor:
         self._observe = observe or (lambda _: None)
         self._numbers: OrderedDict[Stream, int] = OrderedDict()
         self._replays: OrderedDict[tuple[int, int], _Replay] = OrderedDict()
+        self._opening = asyncio.Lock()
         self._fault: str | None = None
         self._resume_at = 0.0
 
@@ -179,12 +180,13 @@ class DriftMonitor:
         return len(scores) == CHUNK
 
     async def _number(self, log: VerdictLog, stream: Stream) -> int:
-        number = self._numbers.get(stream)
-        if number is None:
-            number = self._numbers[stream] = await log.open(stream)
+        if stream not in self._numbers:
+            async with self._opening:
+                if stream not in self._numbers:
+                    self._numbers[stream] = await log.open(stream)
             while len(self._numbers) > _MAX_STREAMS:
                 self._numbers.popitem(last=False)
-        return number
+        return self._numbers[stream]
 
     async def _replay(self, log: VerdictLog, stream: Stream, number: int, epoch: int) -> _Replay:
         key = number, epoch

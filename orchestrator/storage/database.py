@@ -72,6 +72,13 @@ class Database:
             async with engine.connect() as connection, _together(connection):
                 yield connection
 
+    async def migrate(self) -> None:
+        """Bring the schema up to date; processes that start together take turns.
+
+        Raises DatabaseUnavailable.
+        """
+        await self._ready()
+
     async def run(self, statement: SQLCompiler, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run one statement of a busy path, made by `prepare`, as a transaction of its own; gives all rows.
 
@@ -82,15 +89,18 @@ class Database:
         """
         engine = await self._ready()
         with _translated():
-            if self._kept is None or self._kept.closed:
-                kept = await engine.connect()
-                self._kept = self._kept or kept
-            raw = await self._kept.get_raw_connection()
-            driver: Any = raw.driver_connection
+            kept = self._kept or await self._keep(engine)
+            driver: Any = (await kept.get_raw_connection()).driver_connection
             try:
                 rows = await driver.execute_fetchall(str(statement), statement.construct_params(dict(values)))
             except sqlite3.IntegrityError as error:
                 raise IntegrityError(str(statement), None, error) from error
+            except sqlite3.Error:
+                # The next call begins anew: the file may have been mended or replaced.
+                self._kept = None
+                await kept.invalidate()
+                await kept.close()
+                raise
         return list(rows)
 
     async def revision(self) -> str | None:
@@ -130,6 +140,12 @@ class Database:
                 self._migrated = True
         return engine
 
+    async def _keep(self, engine: AsyncEngine) -> AsyncConnection:
+        async with self._opening:
+            if self._kept is None:
+                self._kept = await engine.connect()
+            return self._kept
+
     def _open(self) -> AsyncEngine:
         path = self.url.database
         if path and path != ":memory:":
@@ -149,11 +165,9 @@ class Database:
             if await self._current(connection) == head():
                 return
             await connection.execute(text(f"PRAGMA busy_timeout={int(MIGRATION_WAIT_S * 1e3)}"))
-            try:
-                async with _together(connection):
-                    await connection.run_sync(_upgrade_to_head)
-            finally:
-                await connection.execute(text(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}"))
+            async with _together(connection):
+                await connection.run_sync(_upgrade_to_head)
+            await connection.execute(text(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}"))
 
     async def _current(self, connection: AsyncConnection) -> str | None:
         tables = await connection.execute(

@@ -36,7 +36,9 @@ streams = Table(
     Column("model_key", String(64), nullable=False),
     Column("generation", Integer, nullable=False),
     Column("fitted_at", String(32), nullable=False),
-    UniqueConstraint("recipe_id", "role_id", "roi_id", "model_key", "generation", "fitted_at"),
+    UniqueConstraint(
+        "recipe_id", "role_id", "roi_id", "model_key", "generation", "fitted_at", name="uq_streams_bank"
+    ),
 )
 """The parts that one bank judges: a refit begins another stream. fitted_at: "" for a legacy bank."""
 

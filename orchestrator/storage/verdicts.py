@@ -67,10 +67,12 @@ _APPEND = prepare(
     .from_select(["stream_id", "epoch", "sequence", *_SENT, "recorded_at"], _NEXT)
     .returning(verdicts.c.epoch, verdicts.c.sequence)
 )
-_SEEN = select(verdicts.c.epoch, verdicts.c.sequence, verdicts.c.score).where(
-    verdicts.c.stream_id == bindparam("stream"),
-    verdicts.c.request_id == bindparam("request_id"),
-    verdicts.c.item == bindparam("item"),
+_SEEN = prepare(
+    select(verdicts.c.epoch, verdicts.c.sequence, verdicts.c.score).where(
+        verdicts.c.stream_id == bindparam("stream"),
+        verdicts.c.request_id == bindparam("request_id"),
+        verdicts.c.item == bindparam("item"),
+    )
 )
 
 
@@ -134,9 +136,7 @@ class VerdictLog:
             try:
                 ((epoch, sequence),) = await self._database.run(_APPEND, row)
             except IntegrityError:
-                async with self._database.connect() as connection:
-                    seen = (await connection.execute(_SEEN, key)).one_or_none()
-                if seen is not None:
+                for seen in await self._database.run(_SEEN, key):
                     return Place(*seen)
             else:
                 return Place(epoch, sequence, part.score)

@@ -30,7 +30,7 @@ def upgrade() -> None:
             "model_key",
             "generation",
             "fitted_at",
-            name="uq_streams_recipe_id_role_id_roi_id_model_key_generation_fitted_at",
+            name="uq_streams_bank",
         ),
     )
     op.create_table(
