@@ -13,12 +13,8 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import ClauseElement, Connection, event, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
@@ -28,6 +24,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from orchestrator.errors import DatabaseUnavailable
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+REVISION = "0001"
+"""The newest revision that this release knows."""
 FILE_NAME = "patchlight.db"
 BUSY_TIMEOUT_MS = 400
 MIGRATION_WAIT_S = 20.0
@@ -162,7 +163,7 @@ class Database:
 
     async def _upgrade(self, engine: AsyncEngine) -> None:
         async with engine.connect() as connection:
-            if await self._current(connection) == head():
+            if await self._current(connection) == REVISION:
                 return
             await connection.execute(text(f"PRAGMA busy_timeout={int(MIGRATION_WAIT_S * 1e3)}"))
             async with _together(connection):
@@ -186,13 +187,10 @@ def prepare(statement: ClauseElement) -> SQLCompiler:
     return compiled
 
 
-def head() -> str | None:
-    """Name the newest revision that this release knows."""
-    return ScriptDirectory.from_config(migrations()).get_current_head()
-
-
 def migrations(**attributes: Any) -> Config:
     """Make Alembic's configuration. attributes: what `migrations/env.py` reads."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes.update(attributes)
@@ -200,7 +198,14 @@ def migrations(**attributes: Any) -> Config:
 
 
 def _upgrade_to_head(connection: Connection) -> None:
-    command.upgrade(migrations(connection=connection), "head")
+    # Imported here: a start on a database that is up to date needs none of it.
+    from alembic import command
+    from alembic.util import CommandError
+
+    try:
+        command.upgrade(migrations(connection=connection), "head")
+    except CommandError as error:
+        raise DatabaseUnavailable(f"the database's schema cannot be brought up to date: {error}.") from error
 
 
 @contextlib.asynccontextmanager
@@ -232,5 +237,3 @@ def _translated() -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error) as error:
         reason = str(getattr(error, "orig", None) or error)
         raise DatabaseUnavailable(f"the database cannot be used: {reason}.") from error
-    except CommandError as error:
-        raise DatabaseUnavailable(f"the database's schema cannot be brought up to date: {error}.") from error

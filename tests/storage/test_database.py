@@ -11,10 +11,11 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Integer, String, inspect, text
 
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.storage.database import Database, embedded, head, migrations
+from orchestrator.storage.database import REVISION, Database, embedded, migrations
 from orchestrator.storage.tables import metadata
 
 
@@ -35,7 +36,7 @@ def test_the_schema_is_made_from_nothing_and_making_it_again_changes_nothing(tmp
             await database.close()
         return found
 
-    assert asyncio.run(twice()) == [None, head(), head(), head()]
+    assert asyncio.run(twice()) == [None, REVISION, REVISION, REVISION]
 
 
 def test_the_revisions_end_where_the_tables_are(tmp_path: Path) -> None:
@@ -53,6 +54,10 @@ def test_the_revisions_end_where_the_tables_are(tmp_path: Path) -> None:
     found, names = asyncio.run(compare())
     assert found == []
     assert names == {*metadata.tables, "alembic_version"}
+
+
+def test_the_newest_revision_is_the_one_that_a_start_looks_for() -> None:
+    assert ScriptDirectory.from_config(migrations()).get_current_head() == REVISION
 
 
 def test_the_schema_can_be_written_for_postgresql() -> None:
