@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from orchestrator import __version__
 from orchestrator.api import errors, health, openapi
-from orchestrator.api.inspection import calibrate, datasets, explain, fit, infer, predict, state
+from orchestrator.api.inspection import calibrate, datasets, drift, explain, fit, infer, predict, state
 from orchestrator.api.middleware import CallMiddleware, CorsMiddleware, GuardMiddleware
 from orchestrator.errors import PatchlightError
 from orchestrator.features.base import FeatureExtractor
@@ -21,6 +21,7 @@ from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import Metrics, configure_logging
 
 STORE_THREADS = 64
+MIGRATION_BUDGET_S = 30.0
 
 _log = structlog.get_logger()
 
@@ -38,7 +39,8 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         configure_logging(chosen.log_level)
         # Waiting for a writer's lock must not keep reads and heartbeats out of the loop's small default pool.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORE_THREADS, "store"))
-        runtime = build_runtime(chosen, extractor=extractor)
+        watch = metrics.observe_drift if chosen.enable_metrics else None
+        runtime = build_runtime(chosen, extractor=extractor, observe_drift=watch)
         app.state.runtime = runtime
         if chosen.api_key is None:
             _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
@@ -50,6 +52,8 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         except PatchlightError as error:
             # Starting all the same: an export or a mounted store may come later, and /health says what is missing.
             _log.error("backbone.missing", error=error.message)
+        # A database that fails is logged there, and costs no verdict.
+        await runtime.drift.check(budget_s=MIGRATION_BUDGET_S)
         try:
             yield
         finally:
@@ -70,7 +74,7 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         },
     )
     app.state.metrics = metrics
-    for module in (health, fit, calibrate, infer, explain, predict, datasets, state):
+    for module in (health, fit, calibrate, infer, explain, predict, datasets, state, drift):
         app.include_router(module.router)
     errors.install(app, debug=chosen.debug)
     openapi.install(app)

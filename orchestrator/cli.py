@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+database = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app.add_typer(database, name="db")
 
 BackboneOption = Annotated[str | None, typer.Option(help="Backbone to use; the data root's own by default.")]
 RepositoryOption = Annotated[Path | None, typer.Option(help="Model repository.")]
@@ -161,6 +163,22 @@ def import_legacy(
     from orchestrator.launch.legacy import import_from
 
     import_from(_settings(), source, recipe, role, backbone, _console(), dry_run=dry_run)
+
+
+@database.command()
+def current() -> None:
+    """Say which revision the database is at."""
+    from orchestrator.launch.database import current as describe
+
+    typer.echo(describe(_settings()))
+
+
+@database.command()
+def upgrade() -> None:
+    """Bring the database up to date; every start of the API does the same."""
+    from orchestrator.launch.database import upgrade as migrate
+
+    typer.echo(migrate(_settings()))
 
 
 def _console() -> Console:

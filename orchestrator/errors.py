@@ -147,6 +147,12 @@ class StoreUnavailable(PatchlightError):
     code = "store_unavailable"
 
 
+class DatabaseUnavailable(StoreUnavailable):
+    """The database cannot be opened, read or written in time."""
+
+    code = "database_unavailable"
+
+
 class StoreCorrupt(PatchlightError):
     """A stored artifact is not what its format says."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.domain.drift import DriftState, Rules
 from orchestrator.features.base import FeatureExtractor
 from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
@@ -15,6 +17,7 @@ from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator
 from orchestrator.services.commit import Committer
 from orchestrator.services.datasets import Datasets
+from orchestrator.services.drift import DriftMonitor
 from orchestrator.services.embed import Embedder
 from orchestrator.services.explain import Explainer
 from orchestrator.services.fit import Fitter
@@ -30,10 +33,12 @@ from orchestrator.storage.activity import ActivityStore
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore
 from orchestrator.storage.choice import ChoiceStore
+from orchestrator.storage.database import Database, embedded
 from orchestrator.storage.datasets import DatasetStore
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.legacy import LegacyBanks
 from orchestrator.storage.recipes import RecipeStore
+from orchestrator.storage.verdicts import VerdictLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +56,26 @@ class Runtime:
     datasets: Datasets
     samples: SampleReader
     states: States
+    database: Database
+    drift: DriftMonitor
 
     async def close(self) -> None:
         """Let running work end and release everything."""
         await self.extractor.close()
+        await self.database.close()
         await asyncio.to_thread(self.pool.close)
 
 
-def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = None) -> Runtime:
+def build_runtime(
+    settings: Settings,
+    *,
+    extractor: FeatureExtractor | None = None,
+    observe_drift: Callable[[DriftState], None] | None = None,
+) -> Runtime:
     """Join everything; touches neither network nor model. Call it inside the event loop that serves.
 
-    extractor: to serve with, in place of the one that the settings name.
+    extractor: to serve with, in place of the one that the settings name. observe_drift: is told every drift state that
+    changed.
     """
     store = FileStore(settings.data_root)
     recipes_store = FileStore(settings.recipes_root)
@@ -85,6 +99,8 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
     datasets = Datasets(dataset_store, committer, embedder)
     explainer = Explainer(dataset_store, limits, scoring.distance)
+    database = Database(settings.database_url or embedded(settings.data_root))
+    verdicts = VerdictLog(database, Rules(settings.drift_alpha, settings.drift_seed))
     return Runtime(
         settings=settings,
         backbones=backbones,
@@ -117,6 +133,8 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
         datasets=datasets,
         samples=reader,
         states=States(store, extractor, backbones, banks, bank_store, recipes, datasets, activity),
+        database=database,
+        drift=DriftMonitor(verdicts if settings.drift else None, observe_drift),
     )
 
 

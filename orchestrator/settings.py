@@ -7,6 +7,7 @@ from the docstrings here.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic_settings import (
 
 from orchestrator.errors import PatchlightError
 
+_SQLITE = re.compile(r"sqlite(\+aiosqlite)?:///[^?#]+")
 YAML_PLACES = ("configs/app.yaml", "backend/config.yaml")
 
 
@@ -45,6 +47,14 @@ def _not_blank(value: SecretStr) -> SecretStr:
     # A blank key would look like authentication and be none.
     if not value.get_secret_value().strip():
         raise ValueError("must not be blank; leave it out to ask for no key")
+    return value
+
+
+def _sqlite(value: str) -> str:
+    if not _SQLITE.fullmatch(value):
+        raise ValueError(
+            "must be like sqlite:////path/to/patchlight.db; this release knows no other database"
+        )
     return value
 
 
@@ -107,6 +117,14 @@ class Settings(BaseSettings):
     """OK samples that a fit from the stored dataset needs."""
     require_calibration: bool = _knob(False, "require_calibration")
     """Refuse `/infer` with 428 while no calibration is in force."""
+    database_url: Annotated[str, AfterValidator(_sqlite)] | None = _knob(None, "database_url")
+    """Database, as `sqlite:////path/to/file`. Unset, `patchlight.db` in the data root; on a disk of this machine."""
+    drift: bool = _knob(True, "drift")
+    """Log every inspected part's score and watch each target for drift."""
+    drift_alpha: Annotated[float, Field(ge=1e-9, lt=1)] = _knob(0.01, "drift_alpha")
+    """Probability that a target whose parts never change ever raises the drift alarm; for streams that begin now."""
+    drift_seed: Annotated[int, Field(ge=0, lt=2**31)] = _knob(0, "drift_seed")
+    """Seed of the random ranks of equal scores; for streams that begin now."""
     legacy_backbone: str | None = _knob(None, "legacy_backbone")
     """Backbone that made the legacy banks in this data root; unset, they are shown but give no verdict."""
     max_image_bytes: Annotated[int, Field(ge=1)] = _knob(32 * 1024 * 1024, "max_image_bytes")

@@ -9,10 +9,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from orchestrator.domain.drift import DriftState
+
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+_DRIFT = {
+    "parts": "Parts judged since the fit or the last reset.",
+    "log10_martingale": "Decimal logarithm of the evidence against exchangeable parts.",
+    "alarm": "1 once the evidence has reached 1/alpha.",
+}
 
 
 def configure_logging(level: str = "info") -> None:
@@ -65,7 +73,7 @@ class _StandardOutput(logging.Handler):
 
 
 class Metrics:
-    """Counts and times requests by route template, never by target."""
+    """Counts and times requests by route template; of a target it shows only its drift."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -82,6 +90,26 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+
+        # Over several workers the one that saw the target last speaks for it.
+        self._drift = {
+            name: Gauge(
+                f"patchlight_drift_{name}",
+                text,
+                ["recipe_id", "role_id", "roi_id", "model_key"],
+                registry=self._registry,
+                multiprocess_mode="mostrecent",
+            )
+            for name, text in _DRIFT.items()
+        }
+
+    def observe_drift(self, state: DriftState) -> None:
+        """Show a target's drift as of its last part, or of the last look at it."""
+        target = state.stream.target
+        labels = (target.part.recipe_id, target.part.role_id, target.part.roi_id, target.model_key)
+        self._drift["parts"].labels(*labels).set(state.parts)
+        self._drift["log10_martingale"].labels(*labels).set(state.log10_martingale)
+        self._drift["alarm"].labels(*labels).set(state.alarm_at is not None)
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""

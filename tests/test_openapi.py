@@ -63,6 +63,7 @@ def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
         ("GET", "/state"), ("POST", "/datasets/ok/upload"), ("POST", "/datasets/ng/upload"),
         ("GET", "/datasets/list"), ("GET", "/datasets/file"), ("DELETE", "/datasets/file"),
         ("GET", "/datasets/meta"), ("DELETE", "/datasets/clear"), ("GET", "/metrics"), ("GET", "/livez"),
+        ("GET", "/drift"), ("POST", "/drift/reset"),
         ("GET", "/readyz"),
     }  # fmt: skip
 

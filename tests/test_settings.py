@@ -138,3 +138,14 @@ def test_every_setting_is_documented() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description
         assert f"| `BDI_{name.upper()}` |" in table
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://host/db", "sqlite://", "sqlite:///file?mode=ro", "patchlight.db"]
+)
+def test_a_database_that_this_release_does_not_know_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BDI_DATABASE_URL", url)
+    with pytest.raises(SettingsError, match="sqlite:"):
+        load_settings()

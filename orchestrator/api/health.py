@@ -39,6 +39,8 @@ class HealthResponse(Closed):
     model_version: str
     feature_backend: Literal["triton", "onnxruntime"]
     roles_loaded: list[str]
+    drift: Literal["on", "off", "unavailable"]
+    drift_reason: str | None
     request_id: str
     recipe_id: str
 
@@ -75,6 +77,7 @@ async def health(
 ) -> HealthResponse:
     """Answer 503 while the feature model is not ready."""
     state = await runtime.states.health(call.recipe())
+    await runtime.drift.check()
     return HealthResponse(
         status="ok",
         device=runtime.settings.device,
@@ -85,6 +88,8 @@ async def health(
         model_version=state.model_version,
         feature_backend=runtime.extractor.backend,
         roles_loaded=state.roles,
+        drift=runtime.drift.status,
+        drift_reason=runtime.drift.fault,
         request_id=call.request_id,
         recipe_id=call.recipe_id,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from orchestrator.launch.api import port_fault
 from orchestrator.launch.backbone import PRETRAINED, weights_file
 from orchestrator.settings import Settings
 from orchestrator.storage.choice import ChoiceStore
+from orchestrator.storage.database import REVISION, Database, embedded
 from orchestrator.storage.files import FileStore
 from orchestrator.twin.install import is_installed
 from orchestrator.twin.libpython import find_libpython
@@ -44,6 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("disk", _disk),
         ("shared memory", _shared_memory),
         ("store", _store),
+        ("database", _database),
         ("port", _port),
         ("libpython", _libpython),
         ("triton", _triton),
@@ -103,6 +106,23 @@ def _store(settings: Settings) -> Finding:
         return Finding("store", "ok", f"{root} will be made")
     FileStore(root).check()
     return Finding("store", "ok", f"{root} can be written")
+
+
+def _database(settings: Settings) -> Finding:
+    database = Database(settings.database_url or embedded(settings.data_root))
+    path = Path(database.url.database or "")
+    if not path.exists():
+        return Finding("database", "ok", f"{path} will be made")
+    found = asyncio.run(_revision(database))
+    remedy = "" if found == REVISION else "'patchlight db upgrade', or the next start, brings it up to date"
+    return Finding("database", "note" if remedy else "ok", f"{path}, revision {found or 'none'}", remedy)
+
+
+async def _revision(database: Database) -> str | None:
+    try:
+        return await database.revision()
+    finally:
+        await database.close()
 
 
 def _port(settings: Settings) -> Finding:

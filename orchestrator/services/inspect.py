@@ -259,6 +259,7 @@ class Inspector:
             input_size=ready.spec.input_size,
             anomaly=anomaly if inspection.keep_map else None,
             explanation=explanation,
+            fitted_at=ready.bank.record.metadata.fit_started_at,
         )
 
 

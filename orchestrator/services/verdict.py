@@ -34,6 +34,7 @@ class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
     anomaly: (H, W) float32 distances in the crop's frame, if kept. explanation: if asked for. timings_ms: by stage.
+    fitted_at: of the bank.
     """
 
     score: float
@@ -53,3 +54,4 @@ class Verdict:
     input_size: tuple[int, int]
     anomaly: FloatArray | None
     explanation: Explanation | None = None
+    fitted_at: str | None = None

@@ -27,11 +27,14 @@ def gui(client: TestClient) -> Gui:
     return Gui(client)
 
 
+DATABASE = ("patchlight.db", "patchlight.db-shm", "patchlight.db-wal")
+
+
 def stored(settings: Settings) -> set[str]:
     """Name everything below the data root that a request may have left."""
     root = settings.data_root
     files = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    return {f for f in files if not f.startswith((".locks", "status"))} - {"backbone.json"}
+    return {f for f in files if not f.startswith((".locks", "status"))} - {"backbone.json", *DATABASE}
 
 
 def test_a_fit_answers_for_all_three_generations(gui: Gui) -> None:

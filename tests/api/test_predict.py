@@ -46,7 +46,7 @@ def test_one_image_is_answered_in_the_first_generation_s_words(gui: Gui) -> None
         }  # fmt: skip
         (score,) = body["scores"]
         assert set(score) == {
-            "roi", "score", "is_anomaly", "threshold", "percentile", "regions", "explanation",
+            "roi", "score", "is_anomaly", "threshold", "percentile", "regions", "explanation", "drift",
         }  # fmt: skip
         assert (score["roi"], score["is_anomaly"], score["percentile"]) == ("inspection-1", True, 99)
         assert body["image_resized"] == [112, 112]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.launch.database import current, upgrade
 from orchestrator.launch.doctor import Finding, examine
 from orchestrator.settings import load_settings
 
@@ -14,6 +15,16 @@ def test_a_data_root_that_cannot_be_written_is_bad_and_has_a_remedy(tmp_path: Pa
     (tmp_path / "file").write_text("")
     finding = _found(data_root=tmp_path / "file" / "below")["store"]
     assert finding.state == "bad"
+
+
+def test_the_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
+    found = _found(data_root=tmp_path)["database"]
+    assert (found.state, "will be made" in found.found, list(tmp_path.glob("*.db"))) == ("ok", True, [])
+    upgrade(load_settings(data_root=tmp_path))
+    assert "revision 0001" in _found(data_root=tmp_path)["database"].found
+    assert current(load_settings(data_root=tmp_path)).endswith("patchlight.db: revision 0001")
+    (tmp_path / "patchlight.db").write_bytes(b"damaged" * 999)
+    assert _found(data_root=tmp_path)["database"].state == "bad"
 
 
 def test_a_triton_that_does_not_listen_is_bad(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, UploadFile
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, verdict_fields
+from orchestrator.api.inspection.drift import counted
 from orchestrator.api.inspection.schemas.infer import (
     InferDatasetItem,
     InferDatasetRequest,
@@ -52,6 +53,7 @@ async def infer(
     (photograph,) = await read_images([image], runtime, shape or None)
     inspection = Inspection(target, photograph, scale, include_heatmap is not False, explain=explain is True)
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
+    drift = await counted(runtime, call, target, verdict)
     call.note(
         score=verdict.score,
         threshold=verdict.threshold,
@@ -59,7 +61,10 @@ async def infer(
         bank_generation=verdict.bank_generation,
     )
     return InferResponse(
-        **verdict_fields(target, verdict), request_id=call.request_id, recipe_id=call.recipe_id
+        **verdict_fields(target, verdict),
+        drift=drift,
+        request_id=call.request_id,
+        recipe_id=call.recipe_id,
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 
 from orchestrator.api.inspection import forms
-from orchestrator.api.inspection.bodies import explanation_body, identity, regions, verdict_fields
+from orchestrator.api.inspection.bodies import explanation_body, regions
+from orchestrator.api.inspection.drift import counted
+from orchestrator.api.inspection.judged import Judged, answer_many, failed, passed
 from orchestrator.api.inspection.schemas.predict import (
-    PredictItem,
     PredictManyResponse,
     PredictResponse,
     PredictScore,
@@ -21,7 +22,7 @@ from orchestrator.api.inspection.targets import parse_targets
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, number, read_images
 from orchestrator.domain.identity import Target
-from orchestrator.errors import InvalidIdentifier, InvalidInput, NotBuilt, PatchlightError
+from orchestrator.errors import InvalidIdentifier, InvalidInput, NotBuilt
 from orchestrator.features.base import CallContext
 from orchestrator.runtime import Runtime
 from orchestrator.services.archive import Archive
@@ -103,6 +104,7 @@ async def predict(
         explain=explain is True,
     )
     verdict = await runtime.inspector.inspect(inspection, call.context(runtime.settings.request_timeout_s))
+    drift = await counted(runtime, call, target, verdict)
     call.note(score=verdict.score, threshold=verdict.threshold, bank_generation=verdict.bank_generation)
     score = PredictScore(
         roi=target.part.roi_id,
@@ -112,6 +114,7 @@ async def predict(
         percentile=number(verdict.score_percentile),
         regions=regions(verdict.regions),
         explanation=explanation_body(verdict.explanation),
+        drift=drift,
     )
     height, width = verdict.input_size
     return PredictResponse(
@@ -179,13 +182,13 @@ async def predict_batch(
         for p, (target, own) in zip(photographs, wanted, strict=True)
     ]
     context = call.context(runtime.settings.request_timeout_s)
-    results: list[PredictItem] = []
+    results: list[Judged] = []
     async with runtime.inspector.admitted():
         for start in range(0, len(inspections), runtime.inspector.batch_size):
             batch = inspections[start : start + runtime.inspector.batch_size]
             results += await _judge(runtime, batch, context)
     await _lock_scale(runtime, call, mm_per_px)
-    return _many(results, started, call)
+    return await answer_many(runtime, results, started, call)
 
 
 @router.post(
@@ -222,7 +225,7 @@ async def predict_zip(
     )
     await asyncio.to_thread(runtime.inspector.check, target)
     context = call.context(settings.request_timeout_s)
-    results: list[PredictItem] = []
+    results: list[Judged] = []
     async with runtime.inspector.admitted():
         for start in range(0, len(archive), runtime.inspector.batch_size):
             batch = await asyncio.to_thread(
@@ -242,9 +245,9 @@ async def predict_zip(
             ]
             judged = iter(await _judge(runtime, inspections, context) if inspections else [])
             for name, data in batch:
-                results.append(next(judged) if isinstance(data, bytes) else _failed(target, name, data))
+                results.append(next(judged) if isinstance(data, bytes) else failed(target, name, data))
     await _lock_scale(runtime, call, mm_per_px)
-    return _many(results, started, call)
+    return await answer_many(runtime, results, started, call)
 
 
 async def _lock_scale(runtime: Runtime, call: Call, sent: float | None) -> None:
@@ -253,43 +256,14 @@ async def _lock_scale(runtime: Runtime, call: Call, sent: float | None) -> None:
         await asyncio.to_thread(runtime.inspector.lock_scale, call.recipe_id, sent)
 
 
-async def _judge(runtime: Runtime, inspections: list[Inspection], context: CallContext) -> list[PredictItem]:
+async def _judge(runtime: Runtime, inspections: list[Inspection], context: CallContext) -> list[Judged]:
     outcomes = await runtime.inspector.inspect_many(inspections, context)
     return [
-        PredictItem(
-            filename=i.photograph.name, success=True, error_message=None, **verdict_fields(i.target, outcome)
-        )
+        passed(i.target, i.photograph.name, outcome)
         if isinstance(outcome, Verdict)
-        else _failed(i.target, i.photograph.name, outcome)
+        else failed(i.target, i.photograph.name, outcome)
         for i, outcome in zip(inspections, outcomes, strict=True)
     ]
-
-
-def _failed(target: Target, name: str, error: PatchlightError) -> PredictItem:
-    empty: dict[str, Any] = dict.fromkeys(PredictItem.model_fields)
-    given = {
-        "filename": name,
-        "success": False,
-        "error_message": error.message,
-        "regions": [],
-        "n_regions": 0,
-    }
-    return PredictItem(**{**empty, **identity(target), **given})
-
-
-def _many(results: list[PredictItem], started: float, call: Call) -> PredictManyResponse:
-    failed = sum(not r.success for r in results)
-    call.note(n_total=len(results), n_errors=failed)
-    return PredictManyResponse(
-        n_total=len(results),
-        n_errors=failed,
-        successful_images=len(results) - failed,
-        failed_images=failed,
-        results=results,
-        elapsed_ms=round((time.perf_counter() - started) * 1e3, 3),
-        request_id=call.request_id,
-        recipe_id=call.recipe_id,
-    )
 
 
 def _some(posted: list[UploadFile]) -> list[UploadFile]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import dataset_list, identity, source, stored_calibration
+from orchestrator.api.inspection.drift import summary
 from orchestrator.api.inspection.schemas.state import (
     ManifestResponse,
     StateResponse,
@@ -78,6 +79,7 @@ async def state(
         calib_stale=found.calib_stale,
         bank_generation=found.bank.metadata.generation if found.bank else None,
         source=source(found.bank) if found.bank else None,
+        drift=await summary(runtime, target, found.bank),
         request_id=call.request_id,
         recipe_id=call.recipe_id,
     )
@@ -117,6 +119,7 @@ async def manifest(
         notes=metadata.notes if metadata else None,
         calib=stored_calibration(found.calibration) if found.calibration else None,
         calib_stale=found.calib_stale,
+        drift=await summary(runtime, target, bank),
         datasets=dataset_list(target.part, found.datasets, call),
         request_id=call.request_id,
         recipe_id=call.recipe_id,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from orchestrator.api.inspection.schemas.drift import CountedPart
 from orchestrator.api.inspection.schemas.shared import (
     Decision,
     Evaluated,
@@ -102,6 +103,7 @@ class InferBody(Closed):
 class InferResponse(InferBody):
     """One verdict, identified."""
 
+    drift: CountedPart | None
     request_id: str
     recipe_id: str
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from orchestrator.api.inspection.schemas.drift import CountedPart
 from orchestrator.api.inspection.schemas.infer import ExplanationBody, InferParams, RegionBody, Timings
 from orchestrator.api.inspection.schemas.shared import Decision, Identified, TokenShape
 from orchestrator.api.wire import Closed
@@ -21,6 +22,7 @@ class PredictScore(Closed):
     percentile: int | float
     regions: list[RegionBody]
     explanation: ExplanationBody | None
+    drift: CountedPart | None
 
 
 class PredictResponse(Identified):
@@ -56,6 +58,7 @@ class PredictItem(Closed):
     model_version: str | None
     bank_generation: int | None
     explanation: ExplanationBody | None
+    drift: CountedPart | None
 
 
 class PredictManyResponse(Identified):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
+from orchestrator.api.inspection.schemas.drift import DriftSummary
 from orchestrator.api.inspection.schemas.shared import Identified, TokenShape
 from orchestrator.api.wire import Closed
 
@@ -52,6 +53,7 @@ class ManifestResponse(Identified):
     notes: str | None
     calib: StoredCalibration | None
     calib_stale: bool
+    drift: DriftSummary | None
     datasets: DatasetListResponse
 
 
@@ -84,6 +86,7 @@ class StateResponse(Identified):
     calib_stale: bool
     bank_generation: int | None
     source: Literal["patchlight", "legacy"] | None
+    drift: DriftSummary | None
 
 
 class TrainStatusResponse(Identified):

@@ -1,0 +1,1 @@
+"""Alembic's revisions of the database's schema; `Database.migrate` runs them inside our process."""
