@@ -76,6 +76,19 @@ def serve_ours(plan: Plan, backbone: str) -> Iterator[Ours]:
 
 
 @contextmanager
+def serve_in_process(plan: Plan, backbone: str, store: Path, **settings: str) -> Iterator[str]:
+    """Serve the orchestrator by one uvicorn process that computes features itself; gives its base address."""
+    environment = {
+        "BDI_DATA_ROOT": str(store),
+        "BDI_MODEL_REPOSITORY": str(plan.repository.absolute()),
+        "BDI_BACKBONE": backbone,
+        **settings,
+    }
+    with _uvicorn("orchestrator.app:create_app", environment, ready="/readyz") as url:
+        yield url
+
+
+@contextmanager
 def serve_naive(plan: Plan, backbone: str, *, seed: int) -> Iterator[str]:
     """Serve the naive peer; gives its base address."""
     environment = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import naive, overhead
+from tests.benchmarks import drift, naive, overhead
 from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
@@ -35,6 +35,18 @@ def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -
         assert row.peer == "naive server"
         assert row.ratio == pytest.approx(row.ours / row.theirs)
     assert (served.better, fitted.better) == ("higher", "lower")
+
+
+def test_drift_rows_stand_beside_their_bars(plan: Plan) -> None:
+    rows = {row.case: row for row in drift.run(plan, streams=20, parts=200, shifted=5, requests=8, rounds=1)}
+    false = rows["false alarms"]
+    assert false.theirs == pytest.approx(0.01 + 3 * (0.01 * 0.99 / 20) ** 0.5)
+    assert 0 <= false.ours <= 1
+    for after in drift.SHIFTS_AFTER:
+        delay = rows[f"delay, shift after {after}"]
+        assert (delay.unit, delay.theirs, delay.n, delay.ours >= 1) == ("parts", 100, after, True)
+    assert rows["/infer, counting"].peer == "not counting"
+    assert rows["/infer, counting"].ours > 0
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:

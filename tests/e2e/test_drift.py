@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sqlite3
 import threading
@@ -54,17 +53,19 @@ def test_replay_of_the_answers_gives_the_state_through_kills_of_a_worker_and_of_
     usual, shifted = good(12, start=50), bad(6)
     servers: list[Server] = []
     answers: list[dict[str, Any]] = []
-    numbers = itertools.count()
 
-    def inspect(until: int, images: list[bytes]) -> None:
+    def inspect(numbers: range, images: list[bytes], *, killing: bool = False) -> None:
+        waiting = iter(numbers)
+
         def station() -> None:
-            while (number := next(numbers)) < until:
-                answers.append(insist(servers, f"part-{number}", images[number % len(images)]))
+            for number in waiting:
+                answer = insist(servers, f"part-{number}", images[number % len(images)])
+                answers.append(answer)
 
         threads = [threading.Thread(target=station) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        if until == 50:
+        if killing:
             time.sleep(0.3)
             kill(workers(servers[-1])[0])
         for thread in threads:
@@ -73,9 +74,9 @@ def test_replay_of_the_answers_gives_the_state_through_kills_of_a_worker_and_of_
     with serving(tiny_repository, tmp_path, workers=4) as server:
         servers.append(server)
         ok(Gui(server).fit(good(4)))
-        inspect(50, usual)
+        inspect(range(50), usual, killing=True)
         victims = [psutil.Process(server.process.pid), *workers(server)]
-        stations = threading.Thread(target=inspect, args=(120, usual))
+        stations = threading.Thread(target=inspect, args=(range(50, 120), usual))
         stations.start()
         time.sleep(0.5)
         for victim in victims:
@@ -84,7 +85,7 @@ def test_replay_of_the_answers_gives_the_state_through_kills_of_a_worker_and_of_
         with serving(tiny_repository, tmp_path, workers=2) as other:
             servers.append(other)
             stations.join()
-            inspect(150, shifted)
+            inspect(range(120, 150), shifted)
             repeated = [insist(servers, f"part-{n}", shifted[0]) for n in range(0, 120, 17)]
             states = [ok(Gui(other).get("/state"))["drift"] for _ in range(12)]
 
