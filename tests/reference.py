@@ -36,6 +36,23 @@ def greedy_k_center(rows: NDArray[np.float32], count: int, first: int) -> list[i
     return selected
 
 
+def greedy_extension(
+    centres: NDArray[np.float32], rows: NDArray[np.float32], count: int
+) -> tuple[list[int], list[float]]:
+    """Add the row farthest from all centres, one by one; ties go to the lowest. Gives its distances too, when added."""
+    exact = rows.astype(np.float64)
+    distances = np.min([((exact - c) ** 2).sum(axis=1) for c in centres.astype(np.float64)], axis=0)
+    selected: list[int] = []
+    radii: list[float] = []
+    while len(selected) < count:
+        farthest = int(np.argmax(distances))
+        selected.append(farthest)
+        radii.append(math.sqrt(distances[farthest]))
+        distances = np.minimum(distances, ((exact - exact[farthest]) ** 2).sum(axis=1))
+        distances[selected] = -1
+    return selected, radii
+
+
 def distance_table(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> Floats:
     """Give every Euclidean distance, (N, M)."""
     table = np.empty((len(queries), len(rows)))
