@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,21 +49,47 @@ def select_coreset(
     Raises InvalidInput where N is 0, the rate is out of range or a row is not finite.
     """
     rows = _checked(embeddings)
-    n = len(rows)
     if not 0 < rate <= 1:
         raise InvalidInput(f"coreset rate: {rate!r} is out of range; give 0 < rate <= 1")
-    count = min(n, max(1, math.ceil(n * rate)))
+    count = max(1, math.ceil(len(rows) * rate))
+    return k_centers(rows, count, seed=seed, progress=progress, threads=threads, compiled=compiled).selected
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KCenters:
+    """selected: (K,) int64 rows in order of selection. radius: the farthest row's distance to its nearest of them."""
+
+    selected: IndexArray
+    radius: float
+
+
+def k_centers(
+    embeddings: FloatArray,
+    count: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    threads: int = 1,
+    compiled: bool | None = None,
+) -> KCenters:
+    """Pick `count` rows, all where there are fewer; otherwise as `select_coreset`.
+
+    Raises InvalidInput where N is 0, the count is below 1 or a row is not finite.
+    """
+    rows = _checked(embeddings)
+    n = len(rows)
+    if count < 1:
+        raise InvalidInput(f"coreset: {count} rows cannot be picked; give at least 1")
     with open_blocks(threads) as blocks:
         spread = measure_spread(rows, None, blocks)
-        if count == n:
-            selected = np.arange(n, dtype=np.int64)
+        if count >= n:
+            found = KCenters(np.arange(n, dtype=np.int64), 0.0)
         else:
             greedy = _Greedy(_cover(spread, count, blocks, compiled), count, progress)
-            first = int(np.random.default_rng(seed).integers(0, n))
-            selected = greedy.run_from(rows, first)
+            found = greedy.run_from(rows, int(np.random.default_rng(seed).integers(0, n)))
     if progress is not None:
         progress(1.0)
-    return selected
+    return found
 
 
 def extend_coreset(
@@ -91,7 +118,7 @@ def extend_coreset(
     with open_blocks(threads) as blocks:
         spread = measure_spread(rows, there, blocks)
         greedy = _Greedy(_cover(spread, len(there) + count, blocks, compiled), count, progress)
-        selected = greedy.run_after(there, rows)
+        selected = greedy.run_after(there, rows).selected
     if progress is not None:
         progress(1.0)
     return selected
@@ -146,16 +173,16 @@ class _Greedy:
         self.done = 0
         self.progress = progress
 
-    def run_from(self, rows: FloatArray, first: int) -> IndexArray:
+    def run_from(self, rows: FloatArray, first: int) -> KCenters:
         self.selected[0] = first
         self._cover_with(rows, self.selected[:1])
         return self._run(rows)
 
-    def run_after(self, centres: FloatArray, rows: FloatArray) -> IndexArray:
+    def run_after(self, centres: FloatArray, rows: FloatArray) -> KCenters:
         self.cover.add(centres, self._report)
         return self._run(rows)
 
-    def _run(self, rows: FloatArray) -> IndexArray:
+    def _run(self, rows: FloatArray) -> KCenters:
         count = len(self.selected)
         distances = self.cover.distances
         size = _MIN_BLOCK
@@ -168,7 +195,7 @@ class _Greedy:
             self.selected[self.done : self.done + len(picks)] = picks
             self._cover_with(rows, picks)
             size = _next_size(size, len(picks))
-        return self.selected
+        return KCenters(self.selected, math.sqrt(max(0.0, float(distances.max()))))
 
     def _cover_with(self, rows: FloatArray, picks: IndexArray) -> None:
         self.cover.add(rows[picks], self._report)

@@ -25,7 +25,7 @@ ROUNDING = np.float32(5e-5)
 """More than a float32 product of 384 dimensions can be off, as a share of the largest squared norm."""
 # Squared distances below this share of the largest squared norm are rounding: those rows are duplicates.
 _DUPLICATE = 2e-6
-_SAMPLE = 8192
+_SAMPLE = 4096
 _NORM_BLOCK = 4096
 _SCRATCH_FLOATS = 1 << 20
 

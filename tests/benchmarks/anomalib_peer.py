@@ -77,7 +77,7 @@ class AnomalibPeer:
 @contextmanager
 def anomalib_peer(cache: Path) -> Iterator[AnomalibPeer]:
     """Start the peer, in an environment that is made below `cache` where it is missing."""
-    python = _environment(cache / f"anomalib-{ANOMALIB}")
+    python = _environment(cache / "peers" / f"anomalib-{ANOMALIB}")
     process = subprocess.Popen(
         [str(python), "-W", "ignore", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
