@@ -28,6 +28,7 @@ _DUPLICATE = 2e-6
 _SAMPLE = 4096
 _NORM_BLOCK = 4096
 _SCRATCH_FLOATS = 1 << 20
+_PAIRS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +94,7 @@ def squared_norms(rows: FloatArray, origin: FloatArray, blocks: Blocks) -> Float
 
 
 class PlainCover:
-    """In NumPy: one matrix product a block, then the difference to the nearest centre."""
+    """In NumPy: one matrix product a block, then the differences of the pairs that it does not exclude."""
 
     def __init__(self, spread: Spread, blocks: Blocks) -> None:
         self.distances: FloatArray = np.full(len(spread.rows), np.inf, dtype=np.float32)
@@ -110,17 +111,24 @@ class PlainCover:
         margin = ROUNDING * max(self._norms.max(), 2 * half_norms.max())
 
         def update(part: slice) -> None:
-            products = (self._rows[part] - self._origin) @ moved.T
+            rows, norms, distances = self._rows[part], self._norms[part], self.distances[part]
+
+            def settle(row: IndexArray, centre: IndexArray) -> None:
+                for low in range(0, len(row), _PAIRS):
+                    few = row[low : low + _PAIRS]
+                    # A fancy index copies: (len(few), D).
+                    difference = rows[few]
+                    difference -= centres[centre[low : low + _PAIRS]]
+                    np.minimum.at(distances, few, _sums_of_squares(difference, self._zero))
+
+            products = (rows - self._origin) @ moved.T
             products -= half_norms
-            nearest = products.argmax(axis=1)
-            bounds = self._norms[part] - 2 * products[np.arange(len(nearest)), nearest] - margin
-            closer = np.flatnonzero(bounds < self.distances[part])
-            # A fancy index copies: (len(closer), D).
-            difference = self._rows[part][closer]
-            difference -= centres[nearest[closer]]
-            squared = _sums_of_squares(difference, self._zero)
-            places = part.start + closer
-            self.distances[places] = np.minimum(self.distances[places], squared)
+            # The centre that looks nearest first: it leaves few others to try.
+            each, nearest = np.arange(len(rows)), products.argmax(axis=1)
+            closer = products[each, nearest] > (norms - distances - margin) / 2
+            settle(each[closer], nearest[closer])
+            products[each, nearest] = -np.inf
+            settle(*np.nonzero(products > ((norms - distances - margin) / 2)[:, None]))
 
         step = min(2048, max(64, _SCRATCH_FLOATS // len(centres)))
         self._blocks.each(update, row_blocks(len(self._rows), step), between)
