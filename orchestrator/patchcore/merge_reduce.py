@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
 from orchestrator.errors import InvalidInput
+from orchestrator.patchcore.blocks import one_blas_thread
 from orchestrator.patchcore.coreset import k_centers
 
 
@@ -57,6 +59,23 @@ def merge_reduce_coreset(
     parts = _cut(chunks, chunk_rows) if isinstance(chunks, np.ndarray) else chunks
     if len(parts) == 0:
         raise InvalidInput("coreset: there are no chunks; give at least one row")
+    # Held throughout, so that it isn't set anew for every chunk.
+    with one_blas_thread():
+        return _merge(parts, count, kept, seed, progress, threads)
+
+
+def _merge(
+    parts: Sequence[FloatArray],
+    count: int,
+    kept: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+    threads: int,
+) -> MergedCoreset:
+    def report(share: float, done: int) -> None:
+        if progress is not None:
+            progress((done + share) / (len(parts) + 1))
+
     centres: list[FloatArray] = []
     places: list[IndexArray] = []
     before, farthest = 0, 0.0
@@ -66,25 +85,14 @@ def merge_reduce_coreset(
             raise InvalidInput(
                 f"coreset: a chunk of shape {rows.shape} does not fit (n, {centres[0].shape[1]})"
             )
-
-        def report(share: float, done: int = number) -> None:
-            if progress is not None:
-                progress((done + share) / (len(parts) + 1))
-
-        found = k_centers(rows, kept, seed=seed, progress=report, threads=threads)
+        found = k_centers(rows, kept, seed=seed, progress=partial(report, done=number), threads=threads)
         centres.append(rows[found.selected])
         places.append(before + found.selected)
         before += len(rows)
         farthest = max(farthest, found.radius)
-    # All of them, in one chunk's place: the chunks' own arrays are no longer held.
     merged = np.concatenate(centres)
     centres.clear()
-
-    def report_last(share: float) -> None:
-        if progress is not None:
-            progress((len(parts) + share) / (len(parts) + 1))
-
-    reduced = k_centers(merged, count, seed=seed, progress=report_last, threads=threads)
+    reduced = k_centers(merged, count, seed=seed, progress=partial(report, done=len(parts)), threads=threads)
     return MergedCoreset(np.concatenate(places)[reduced.selected], farthest + reduced.radius)
 
 

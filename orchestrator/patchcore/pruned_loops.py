@@ -35,8 +35,8 @@ def _compiled(signature: Any, fastmath: set[str]) -> Callable[[_F], _F]:
         options = {"nogil": True, "fastmath": fastmath, "boundscheck": False}
         try:
             compiled: _F = numba.njit(signature, cache=True, **options)(function)
-        except RuntimeError:
-            # No folder to keep compiled code in.
+        except (RuntimeError, OSError):
+            # No folder to keep compiled code in, or no room there.
             compiled = numba.njit(signature, **options)(function)
         return compiled
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
 from orchestrator.patchcore.coreset import cover_radius, extend_coreset, select_coreset
-from tests.reference import clustered, distance_table, greedy_extension, greedy_k_center
+from tests.reference import clustered, distance_table, greedy_extension, greedy_k_center, greedy_shortfall
 
+ROOT = Path(__file__).parent.parent.parent
 ENGINES = (False, True)
 engines = pytest.mark.parametrize("compiled", ENGINES, ids=("plain", "compiled"))
 
@@ -75,6 +79,42 @@ def test_rows_of_any_norm_far_from_the_origin_are_picked_as_by_plain_greedy(comp
     rows = (clustered(1200, 12, 10, seed=1) * np.linspace(0.1, 5, 1200)[:, None] + 300).astype(np.float32)
     expected = greedy_k_center(rows, 120, first_centre(1200))
     assert set(select_coreset(rows, 0.1, compiled=compiled).tolist()) == set(expected)
+
+
+@engines
+@pytest.mark.parametrize(
+    ("clusters", "spread", "offset"),
+    [(1, 50, 0), (3, 0.02, 0), (20, 0.01, 0), (3, 0.005, 0), (10, 0.5, 3000)],
+)
+def test_every_pick_is_the_farthest_row_within_rounding(
+    clusters: int, spread: float, offset: float, compiled: bool
+) -> None:
+    # Tight clusters far apart: squared norms are up to 1e5 times the squared distances that decide.
+    rows = clustered(2500, 96, clusters, seed=clusters, spread=spread) + np.float32(offset)
+    selected = select_coreset(rows, 0.1, compiled=compiled)
+    assert greedy_shortfall(rows, selected.tolist()) < 1e-5
+
+
+@engines
+@pytest.mark.parametrize("dim", [1, 7, 100])
+def test_rows_that_may_not_be_written_or_are_not_in_line_are_covered_too(dim: int, compiled: bool) -> None:
+    rows = clustered(1000, dim, 5, seed=4) * np.linspace(1, 2, 1000, dtype=np.float32)[:, None]
+    expected = select_coreset(rows, 0.2, compiled=compiled).tolist()
+    fortran = np.asfortranarray(rows)
+    rows.setflags(write=False)
+    assert select_coreset(rows, 0.2, compiled=compiled).tolist() == expected
+    assert select_coreset(fortran, 0.2, compiled=compiled).tolist() == expected
+
+
+def test_the_compiled_loops_work_where_nothing_can_be_cached() -> None:
+    command = (
+        "import numpy as np; from orchestrator.patchcore.coreset import select_coreset;"
+        "rows = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32);"
+        "plain, compiled = (select_coreset(rows, 0.1, compiled=c).tolist() for c in (False, True));"
+        "import sys; assert 'orchestrator.patchcore.pruned' in sys.modules; assert plain == compiled"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    subprocess.run([sys.executable, "-c", command], check=True, env=environment, cwd=ROOT)
 
 
 @engines
@@ -184,13 +224,26 @@ def test_what_progress_raises_ends_the_selection_and_its_threads(threads: int, c
     assert set(threading.enumerate()) == before
 
 
-def test_selection_needs_no_table_of_rows_and_centres() -> None:
+@engines
+def test_selection_needs_no_table_of_rows_and_centres(compiled: bool) -> None:
     rows = clustered(20_000, 32, 40, seed=7)
+    select_coreset(rows[:1000], 0.05, compiled=compiled)
     tracemalloc.start()
-    select_coreset(rows, 0.05)
+    select_coreset(rows, 0.05, compiled=compiled)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 * 2**20, "the table of 20,000 x 1,000 would be 76 MiB"
+
+
+@engines
+def test_selection_holds_no_copy_of_the_rows(compiled: bool) -> None:
+    rows = clustered(40_000, 384, 40, seed=7) + 1
+    select_coreset(rows[:1000], 0.01, compiled=compiled)
+    tracemalloc.start()
+    select_coreset(rows, 0.002, compiled=compiled)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.8 * rows.nbytes
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.01, math.nan, math.inf])
@@ -233,7 +286,7 @@ def test_whole_number_rows_extend_centres_in_the_order_of_plain_greedy(
 ) -> None:
     drawn = np.random.default_rng(seed).integers(-reach, reach + 1, (m + n, dim)).astype(np.float32)
     centres, rows, count = drawn[:m], drawn[m:], round(share * n)
-    expected, _ = greedy_extension(centres, rows, count)
+    expected = greedy_extension(centres, rows, count)
     for compiled in ENGINES:
         assert extend_coreset(centres, rows, count, compiled=compiled).tolist() == expected
 
@@ -243,7 +296,7 @@ def test_whole_number_rows_extend_centres_in_the_order_of_plain_greedy(
 def test_clustered_rows_extend_centres_as_by_plain_greedy(clusters: int, compiled: bool) -> None:
     drawn = clustered(4000, 48, clusters, seed=clusters)
     centres, rows = drawn[:1500], drawn[1500:]
-    expected, _ = greedy_extension(centres, rows, 200)
+    expected = greedy_extension(centres, rows, 200)
     for threads in (1, 2):
         selected = extend_coreset(centres, rows, 200, threads=threads, compiled=compiled)
         assert set(selected.tolist()) == set(expected)
