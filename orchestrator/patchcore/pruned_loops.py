@@ -17,7 +17,8 @@ from orchestrator.domain.arrays import FloatArray, IndexArray
 
 TILE = 256
 """Rows that are bounded together: a prefix tile stays in the first caches."""
-UNROLLED = 8
+UNROLLED = 4
+"""Dimensions, and centres, that are multiplied in one go."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FUSED = {"contract"}
@@ -52,25 +53,28 @@ def _squared_distance(row: FloatArray, centre: FloatArray, zero: np.float32) -> 
     return total if total > zero else np.float32(0)
 
 
-@_compiled(types.void(types.float32[::1], _read2, _read1), _FUSED)
-def _multiply_prefix(products: FloatArray, tile: FloatArray, prefix: FloatArray) -> None:
-    for j in range(TILE):
-        products[j] = np.float32(0)
-    for k in range(0, len(prefix), 8):
-        # Eight at once: one load and store of the sums for eight products.
-        c0, c1, c2, c3 = prefix[k], prefix[k + 1], prefix[k + 2], prefix[k + 3]
-        c4, c5, c6, c7 = prefix[k + 4], prefix[k + 5], prefix[k + 6], prefix[k + 7]
+@_compiled(types.void(types.float32[:, ::1], _read2, _read2, types.int64), _FUSED)
+def _multiply_prefixes(products: FloatArray, tile: FloatArray, prefixes: FloatArray, first: int) -> None:
+    # Four centres by four dimensions at once: a number that is loaded is used four times, a sum kept for four terms.
+    # Beyond the last centre it is that one again.
+    last = len(prefixes) - 1
+    second, third, fourth = min(first + 1, last), min(first + 2, last), min(first + 3, last)
+    products[:] = 0
+    for k in range(0, len(tile), UNROLLED):
+        a0, a1 = prefixes[first, k], prefixes[first, k + 1]
+        a2, a3 = prefixes[first, k + 2], prefixes[first, k + 3]
+        b0, b1 = prefixes[second, k], prefixes[second, k + 1]
+        b2, b3 = prefixes[second, k + 2], prefixes[second, k + 3]
+        c0, c1 = prefixes[third, k], prefixes[third, k + 1]
+        c2, c3 = prefixes[third, k + 2], prefixes[third, k + 3]
+        d0, d1 = prefixes[fourth, k], prefixes[fourth, k + 1]
+        d2, d3 = prefixes[fourth, k + 2], prefixes[fourth, k + 3]
         for j in range(TILE):
-            products[j] += (
-                c0 * tile[k, j]
-                + c1 * tile[k + 1, j]
-                + c2 * tile[k + 2, j]
-                + c3 * tile[k + 3, j]
-                + c4 * tile[k + 4, j]
-                + c5 * tile[k + 5, j]
-                + c6 * tile[k + 6, j]
-                + c7 * tile[k + 7, j]
-            )
+            x0, x1, x2, x3 = tile[k, j], tile[k + 1, j], tile[k + 2, j], tile[k + 3, j]
+            products[0, j] += a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3
+            products[1, j] += b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3
+            products[2, j] += c0 * x0 + c1 * x1 + c2 * x2 + c3 * x3
+            products[3, j] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
 
 
 @_compiled(types.void(_write1, _read1, _read1, _scalar), _FUSED)
@@ -131,31 +135,32 @@ def prune(
     centre_prefixes: (B, P). centre_tails, centre_norms: (B,). centres: (B, D). zero: squared distances up to here
     become 0. margin: what the bound may be off. P is a multiple of UNROLLED.
     """
-    bounds = np.empty(TILE, dtype=np.float32)
+    bounds = np.empty((UNROLLED, TILE), dtype=np.float32)
     limits = np.empty(TILE, dtype=np.float32)
     for t in range(len(tiles)):
         low = t * TILE
         high = min(low + TILE, len(norms))
         inside = limits[: high - low]
         _set_limits(inside, norms[low:high], distances[low:high], margin)
-        for b in range(len(centres)):
-            half_norm = centre_norms[b] * np.float32(0.5)
-            tail = centre_tails[b]
-            _multiply_prefix(bounds, tiles[t], centre_prefixes[b])
-            for j in range(high - low):
-                bounds[j] += tail * tails[low + j]
-            if _count_beyond(bounds, inside, half_norm) > 0:
-                _settle_centre(
-                    bounds,
-                    inside,
-                    distances[low:high],
-                    rows[low:high],
-                    norms[low:high],
-                    half_norm,
-                    centres[b],
-                    zero,
-                    margin,
-                )
+        for first in range(0, len(centres), UNROLLED):
+            _multiply_prefixes(bounds, tiles[t], centre_prefixes, first)
+            for b in range(first, min(first + UNROLLED, len(centres))):
+                bound = bounds[b - first]
+                for j in range(high - low):
+                    bound[j] += centre_tails[b] * tails[low + j]
+                half_norm = centre_norms[b] * np.float32(0.5)
+                if _count_beyond(bound, inside, half_norm) > 0:
+                    _settle_centre(
+                        bound,
+                        inside,
+                        distances[low:high],
+                        rows[low:high],
+                        norms[low:high],
+                        half_norm,
+                        centres[b],
+                        zero,
+                        margin,
+                    )
 
 
 @_compiled(types.int64(_read2, _read1, _read1, _read1, _read2, _read1, _read1, _scalar), _FUSED)
@@ -170,15 +175,17 @@ def count(
     margin: np.float32,
 ) -> int:
     """Count the pairs of one tile that the prefix does not exclude. Shapes as in `prune`."""
-    bounds = np.empty(TILE, dtype=np.float32)
+    bounds = np.empty((UNROLLED, TILE), dtype=np.float32)
     limits = np.empty(len(norms), dtype=np.float32)
     _set_limits(limits, norms, distances, margin)
     left = 0
-    for b in range(len(centre_norms)):
-        _multiply_prefix(bounds, tile, centre_prefixes[b])
-        for j in range(len(norms)):
-            bounds[j] += centre_tails[b] * tails[j]
-        left += _count_beyond(bounds, limits, centre_norms[b] * np.float32(0.5))
+    for first in range(0, len(centre_norms), UNROLLED):
+        _multiply_prefixes(bounds, tile, centre_prefixes, first)
+        for b in range(first, min(first + UNROLLED, len(centre_norms))):
+            bound = bounds[b - first]
+            for j in range(len(norms)):
+                bound[j] += centre_tails[b] * tails[j]
+            left += _count_beyond(bound, limits, centre_norms[b] * np.float32(0.5))
     return left
 
 
