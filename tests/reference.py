@@ -36,6 +36,29 @@ def greedy_k_center(rows: NDArray[np.float32], count: int, first: int) -> list[i
     return selected
 
 
+def greedy_extension(centres: NDArray[np.float32], rows: NDArray[np.float32], count: int) -> list[int]:
+    """Add the row farthest from all centres and all added before it, one by one; ties go to the lowest."""
+    exact = rows.astype(np.float64)
+    distances = np.min([((exact - c) ** 2).sum(axis=1) for c in centres.astype(np.float64)], axis=0)
+    selected: list[int] = []
+    while len(selected) < count:
+        selected.append(int(np.argmax(distances)))
+        distances = np.minimum(distances, ((exact - exact[selected[-1]]) ** 2).sum(axis=1))
+        distances[selected] = -1
+    return selected
+
+
+def greedy_shortfall(rows: NDArray[np.float32], selected: Sequence[int]) -> float:
+    """Give by how much any pick was nearer than the farthest row at its turn, as a share of that distance."""
+    exact = rows.astype(np.float64)
+    distances = ((exact - exact[selected[0]]) ** 2).sum(axis=1)
+    worst = 0.0
+    for pick in selected[1:]:
+        worst = max(worst, 1 - math.sqrt(distances[pick] / distances.max()))
+        distances = np.minimum(distances, ((exact - exact[pick]) ** 2).sum(axis=1))
+    return worst
+
+
 def distance_table(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> Floats:
     """Give every Euclidean distance, (N, M)."""
     table = np.empty((len(queries), len(rows)))

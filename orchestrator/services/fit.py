@@ -131,6 +131,7 @@ class Fitter:
             started_at,
             started,
             on_coreset,
+            self._embedder.pool.threads,
         )
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
@@ -238,8 +239,9 @@ def _build(
     started_at: datetime,
     started: float,
     on_coreset: Callable[[float], None],
+    threads: int,
 ) -> BankRecord:
-    memory, kept, n_embeddings = build_memory(embedded, rate, on_coreset)
+    memory, kept, n_embeddings = build_memory(embedded, rate, on_coreset, threads=threads)
     sample_of = np.repeat(np.arange(len(embedded)), [int(e.patches.sum()) for e in embedded])
     patch_of = np.concatenate([np.flatnonzero(e.patches) for e in embedded])
     if memory.embeddings.shape[1] != spec.dim:

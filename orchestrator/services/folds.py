@@ -22,14 +22,19 @@ SEED = 0
 
 
 def build_memory(
-    photographs: Sequence[Embedded], rate: float, progress: Callable[[float], None] | None = None
+    photographs: Sequence[Embedded],
+    rate: float,
+    progress: Callable[[float], None] | None = None,
+    *,
+    threads: int = 1,
 ) -> tuple[MemoryBank, np.ndarray[tuple[int], np.dtype[np.int64]], int]:
     """Stack the photographs' rows and keep a coreset.
 
+    threads: of the coreset; any number keeps the same rows, and folds side by side take one each.
     Returns the bank, the kept rows' places in the stack (M,) int64, and the stack's length.
     """
     stacked: FloatArray = l2_normalise(np.concatenate([p.rows for p in photographs]))
-    kept = select_coreset(stacked, rate, seed=SEED, progress=progress)
+    kept = select_coreset(stacked, rate, seed=SEED, progress=progress, threads=threads)
     rows = np.ascontiguousarray(stacked[kept])
     grid = photographs[0].patches.shape
     return MemoryBank(rows, (grid[0], grid[1])), kept, len(stacked)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import drift, naive, overhead
+from tests.benchmarks import coreset, drift, naive, overhead
 from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
@@ -47,6 +47,20 @@ def test_drift_rows_stand_beside_their_bars(plan: Plan) -> None:
         assert (delay.unit, delay.theirs, delay.n, delay.ours >= 1) == ("parts", 100, after, True)
     assert rows["/infer, counting"].peer == "not counting"
     assert rows["/infer, counting"].ours > 0
+
+
+def test_coreset_is_measured_against_a_bare_product_and_the_naive_loop(plan: Plan) -> None:
+    # No photographs and no peer: what needs neither.
+    measured = coreset.run(plan, n=600, huge=2000, bank=1000, added=300, peer=False)
+    rows = {row.case: row for row in measured}
+    assert rows["synthetic 600 → 1%: rows the naive loop lacks"].ours == 0
+    assert rows["synthetic 600 → 10%: radius"].ours < rows["synthetic 600 → 1%: radius"].ours
+    timed = rows["synthetic 600 → 10%"]
+    assert timed.floor is not None
+    assert timed.floor_ratio == pytest.approx(timed.ours / timed.floor)
+    assert (timed.n, timed.d, timed.k, timed.tokens, timed.peer) == (600, 384, 60, "synthetic", None)
+    assert rows["synthetic 300 rows onto a bank of 100"].peer == "our coreset of all 1,300"
+    assert rows["synthetic 2,000 → 1%: peak RSS"].ours > 1
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:
