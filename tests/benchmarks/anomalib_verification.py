@@ -24,8 +24,8 @@ _PHOTOGRAPHS, _FITTED = 16, 2
 
 
 def interpreter(plan: Plan) -> Path:
-    """Name the interpreter of anomalib's environment; it may be absent."""
-    return plan.repository.parent / f"anomalib-{anomalib_scoring.VERSION}" / "bin" / "python"
+    """Name the interpreter of anomalib's environment, which the suite `coreset` makes; it may be absent."""
+    return plan.repository.parent / "peers" / f"anomalib-{anomalib_scoring.VERSION}" / "bin" / "python"
 
 
 def verify(plan: Plan, sets: Sequence[str], backbones: Sequence[str]) -> list[Row]:
