@@ -23,9 +23,10 @@ _SCRIPT = Path(__file__).with_name("anomalib_check.py")
 _PHOTOGRAPHS, _FITTED = 16, 2
 
 
-def interpreter(plan: Plan) -> Path:
-    """Name the interpreter of anomalib's environment, which the suite `coreset` makes; it may be absent."""
-    return plan.repository.parent / "peers" / f"anomalib-{anomalib_scoring.VERSION}" / "bin" / "python"
+def interpreter(plan: Plan) -> Path | None:
+    """Give the interpreter of anomalib's environment, which the suite `coreset` makes; None before."""
+    folder = plan.repository.parent / "peers" / f"anomalib-{anomalib_scoring.VERSION}"
+    return folder / "bin" / "python" if (folder / "made").is_file() else None
 
 
 def verify(plan: Plan, sets: Sequence[str], backbones: Sequence[str]) -> list[Row]:
@@ -34,20 +35,23 @@ def verify(plan: Plan, sets: Sequence[str], backbones: Sequence[str]) -> list[Ro
     On the first set whose photographs need no padding, which anomalib does not know. Gives no row where anomalib is
     not installed. Raises RuntimeError where they differ by more than `TOLERANCE`.
     """
-    if not interpreter(plan).is_file():
-        sys.stderr.write(f"quality: no {interpreter(plan)}; the transcription of anomalib is not verified\n")
+    python = interpreter(plan)
+    if python is None:
+        sys.stderr.write(
+            "quality: anomalib's environment is not made yet; its transcription is not verified\n"
+        )
         return []
     rows = []
     for backbone in backbones:
         for name in sets:
             measured = subject(plan, name, backbone)
             if all(p.patches.all() for p in (*measured.good, *measured.good_test, *measured.bad)):
-                rows.append(_verify(plan, measured))
+                rows.append(_verify(plan, python, measured))
                 break
     return rows
 
 
-def _verify(plan: Plan, measured: Subject) -> Row:
+def _verify(plan: Plan, python: Path, measured: Subject) -> Row:
     photographs = [*measured.bad, *measured.good_test][:_PHOTOGRAPHS]
     memory = build_memory(measured.good[:_FITTED], 1.0)[0]
     search = SCORING.search(memory)
@@ -56,7 +60,7 @@ def _verify(plan: Plan, measured: Subject) -> Row:
         given, scored = Path(scratch) / "given.npz", Path(scratch) / "scored.npz"
         tokens = np.stack([p.queries for p in photographs])
         np.savez(given, bank=memory.embeddings, tokens=tokens, grid=grid, canvas=canvas)
-        subprocess.run([interpreter(plan), _SCRIPT, given, scored], stdout=sys.stderr, check=True)
+        subprocess.run([python, _SCRIPT, given, scored], stdout=sys.stderr, check=True)
         with np.load(scored) as package:
             scores, maps = package["scores"], package["maps"]
     worst = 0.0
