@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
+from typing import get_args
 
 from threadpoolctl import threadpool_limits
 
 from tests.benchmarks.anomalib_verification import verify
+from tests.benchmarks.paired import Floats
 from tests.benchmarks.photographs import RESNET, real_data, sets_present
-from tests.benchmarks.quality_evaluation import Evaluation, Fit, evaluate
+from tests.benchmarks.quality_evaluation import Evaluation, Fit, Part, evaluate
 from tests.benchmarks.quality_options import OPTIONS
 from tests.benchmarks.quality_rows import Group, chosen_rows, mean_rows, set_rows
 from tests.benchmarks.quality_subjects import SYNTHETIC
@@ -72,24 +74,29 @@ def _fits(
 
 
 def _evaluate_all(plan: Plan, fits: Sequence[Fit]) -> dict[Fit, Evaluation]:
-    """Evaluate side by side: the largest first, then seed by seed, so that what is cut off has whole seeds."""
-    done: dict[Fit, Evaluation] = {}
-    if plan.threads == 1:
-        return {fit: evaluate(plan, fit) for fit in fits}
+    """Evaluate side by side: what is cut off has whole figures of all good photographs, then of whole seeds."""
     started = time.monotonic()
-    order = sorted(fits, key=lambda fit: (fit.shots is not None, fit.seed, fits.index(fit)))
-    # Not forked: a BLAS that has started its threads does not survive it.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(plan.threads, mp_context=context, initializer=_one_thread) as pool:
-        waiting = {pool.submit(evaluate, plan, fit): fit for fit in order}
-        for finished in as_completed(waiting):
-            fit = waiting[finished]
-            done[fit] = finished.result()
-            sys.stderr.write(
-                f"quality: {len(done)}/{len(fits)} after {time.monotonic() - started:.0f} s: {fit.set_name}, "
-                f"{fit.backbone}, {fit.option}, {fit.shots or 'all'} good, seed {fit.seed}\n"
-            )
-    return done
+    done: dict[tuple[Fit, Part], Mapping[str, Floats]] = {}
+    parts = [(fit, part) for part in get_args(Part) for fit in fits]
+    order = sorted(parts, key=lambda p: (p[0].shots is not None, p[0].seed))
+
+    def note(fit: Fit, part: Part, scored: Mapping[str, Floats]) -> None:
+        done[fit, part] = scored
+        sys.stderr.write(
+            f"quality: {len(done)}/{len(parts)} after {time.monotonic() - started:.0f} s: {fit.set_name}, "
+            f"{fit.backbone}, {fit.option}, {fit.shots or 'all'} good, seed {fit.seed}, {part}\n"
+        )
+
+    if plan.threads == 1:
+        for fit, part in order:
+            note(fit, part, evaluate(plan, fit, part))
+    else:
+        # Not forked: a BLAS that has started its threads does not survive it.
+        with ProcessPoolExecutor(plan.threads, get_context("spawn"), initializer=_one_thread) as pool:
+            waiting = {pool.submit(evaluate, plan, fit, part): (fit, part) for fit, part in order}
+            for finished in as_completed(waiting):
+                note(*waiting[finished], finished.result())
+    return {fit: Evaluation(**done[fit, "tested"], **done[fit, "held_out"]) for fit in fits}
 
 
 def _one_thread() -> None:

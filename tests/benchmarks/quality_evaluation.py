@@ -7,11 +7,11 @@ cut off goes on where it was, and a new option alone is computed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Literal, TypeAlias, get_args
 
 import cv2
 import numpy as np
@@ -48,6 +48,11 @@ _SOURCES = (
 )
 
 
+Part: TypeAlias = Literal["tested", "held_out"]
+"""One bank of all that is fitted, and the photographs that no bank holds; or a bank without each fold: five times the
+work, and needed for the threshold alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What is fitted. shots: good photographs drawn by the seed; None for all. rate: of the coreset.
@@ -80,20 +85,20 @@ class Evaluation:
     sizes: Floats
 
 
-def evaluate(plan: Plan, fit: Fit) -> Evaluation:
-    """Fit and score, or give what the same sources scored before."""
+def evaluate(plan: Plan, fit: Fit, part: Part) -> Mapping[str, Floats]:
+    """Fit and score, or give what the same sources scored before: the fields of `Evaluation` that the part has."""
     option = OPTIONS[fit.option]
     measured = _loaded(plan, fit.option, fit.set_name, fit.backbone)
-    path = plan.repository.parent / "quality" / f"{_digest(measured, fit)}.npz"
+    path = plan.repository.parent / "quality" / f"{_digest(measured, fit)}-{part}.npz"
     if path.is_file():
         with np.load(path) as kept:
-            return Evaluation(**kept)
-    evaluation = _evaluate(measured, option, fit)
+            return dict(kept)
+    scored = _tested(measured, option, fit) if part == "tested" else _held_out(measured, option, fit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, **{name: getattr(evaluation, name) for name in Evaluation.__dataclass_fields__})
-    part.replace(path)
-    return evaluation
+    unfinished = path.with_suffix(".part.npz")
+    np.savez(unfinished, allow_pickle=False, **scored)
+    unfinished.replace(path)
+    return scored
 
 
 @cache
@@ -101,19 +106,19 @@ def _loaded(plan: Plan, option: str, set_name: str, backbone: str) -> Subject:
     return OPTIONS[option].load(plan, set_name, backbone)
 
 
-def _evaluate(subject: Subject, option: Option, fit: Fit) -> Evaluation:
+def _tested(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats]:
     chosen = _draw(subject.good, fit)
     memory = option.build(chosen, fit.rate)
-    pixels = fit.pixels and subject.has_masks
-    good, good_maps = _score_all(subject.good_test, memory, option, maps=pixels)
-    bad, bad_maps = _score_all(subject.bad, memory, option, maps=pixels)
-    figures = np.full((2, 2), np.nan)
-    if pixels:
+    judged = fit.pixels and subject.has_masks
+    good, good_maps = _score_all(subject.good_test, memory, option, maps=judged)
+    bad, bad_maps = _score_all(subject.bad, memory, option, maps=judged)
+    pixels = np.full((2, 2), np.nan)
+    if judged:
         sound: list[MaskArray | None] = [np.zeros(judged_size(p), dtype=np.bool_) for p in subject.good_test]
-        figures = _pixel_figures(good_maps + bad_maps, sound + subject.masks)
+        pixels = _pixel_figures(good_maps + bad_maps, sound + subject.masks)
     stacked = sum(int(p.patches.sum()) for p in chosen)
     sizes = np.array([stacked, memory.embeddings.shape[1], len(memory.embeddings)], dtype=np.float64)
-    return Evaluation(good, bad, _held_out(chosen, option, fit.rate), figures, sizes)
+    return {"good": good, "bad": bad, "pixels": pixels, "sizes": sizes}
 
 
 def _draw(good: Sequence[Embedded], fit: Fit) -> list[Embedded]:
@@ -122,18 +127,17 @@ def _draw(good: Sequence[Embedded], fit: Fit) -> list[Embedded]:
     return [good[i] for i in np.random.default_rng(fit.seed).permutation(len(good))[: fit.shots]]
 
 
-def _held_out(photographs: Sequence[Embedded], option: Option, rate: float) -> Floats:
-    """Score each photograph against a bank that lacks its fold, as a fit does: (columns, n)."""
+def _held_out(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats]:
+    """Score each fitted photograph against a bank that lacks its fold, as the product's fit does."""
+    photographs = _draw(subject.good, fit)
     n = len(photographs)
-    if n < 2:
-        return np.empty((len(RULES) + 1, 0))
+    scores = np.empty((len(RULES) + 1, n if n > 1 else 0))
     folds = fold_of(n, fold_count(n), seed=SEED)
-    scores = np.empty((len(RULES) + 1, n))
-    for fold in range(fold_count(n)):
+    for fold in range(fold_count(n) if n > 1 else 0):
         rest = [p for p, f in zip(photographs, folds, strict=True) if f != fold]
         held = [p for p, f in zip(photographs, folds, strict=True) if f == fold]
-        scores[:, folds == fold] = _score_all(held, option.build(rest, rate), option, maps=False)[0]
-    return scores
+        scores[:, folds == fold] = _score_all(held, option.build(rest, fit.rate), option, maps=False)[0]
+    return {"held_out": scores}
 
 
 def _score_all(
