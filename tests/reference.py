@@ -141,6 +141,18 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
+def reweighted_score(queries: NDArray[np.float32], rows: NDArray[np.float32], neighbours: int) -> float:
+    """Scale the largest distance to a nearest row by 1 minus its share among that row's neighbours."""
+    table = distance_table(queries, rows)
+    patch = int(np.argmax(table.min(axis=1)))
+    row = int(np.argmin(table[patch]))
+    between = distance_table(rows[[row]], rows)[0]
+    between[row] = -1
+    around = sorted(range(len(rows)), key=lambda other: float(between[other]))[:neighbours]
+    shares = [math.exp(table[patch, other]) for other in around]
+    return float((1 - shares[0] / sum(shares)) * table[patch, row])
+
+
 def heat_map(anomaly: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Stretch [p1, p99] of the in-mask values to 0..255, pixel by pixel."""
     inside = [float(v) for v in anomaly[mask]]

@@ -69,9 +69,10 @@ class Row:
     ours, theirs, floor: medians of the repeats, in `unit`; ours_s, peer_s, floor_s: the same in seconds, None where the
     unit is no time. peer: who theirs is, None where there is nobody. floor: the least that any way of computing it
     costs, such as the bare matrix product. ratio: ours / theirs, the median of the repeats' own ratios, because both
-    sides of a repeat saw the same neighbours on the machine; floor_ratio: ours / floor alike. ahead: whether ours is
-    the better side. extrapolated: theirs was measured on a part and scaled; it enters no bar. samples: in one repeat.
-    load: one-minute load averages, one a repeat.
+    sides of a repeat saw the same neighbours on the machine, None where theirs is 0; floor_ratio: ours / floor alike.
+    ahead: whether ours is the better side. interval: where ours - theirs lies, by resampling, if it was. extrapolated:
+    theirs was measured on a part and scaled; it enters no bar. samples: in one repeat. load: one-minute load averages,
+    one a repeat.
     """
 
     suite: str
@@ -88,6 +89,7 @@ class Row:
     floor_s: float | None
     floor_ratio: float | None
     ahead: bool | None
+    interval: tuple[float, float] | None
     extrapolated: bool
     n: int | None
     d: int | None
@@ -122,6 +124,7 @@ class Figures:
     peer: str | None = None
     shape: Shape = Shape()
     extrapolated: bool = False
+    interval: tuple[float, float] | None = None
     peer_versions: dict[str, str] = field(default_factory=dict)
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
@@ -160,6 +163,7 @@ class Figures:
             floor_s=seconds(self.floor),
             floor_ratio=_paired(self.ours, self.floor),
             ahead=None if ratio is None else (ratio > 1 if self.better == "higher" else ratio < 1),
+            interval=self.interval,
             extrapolated=self.extrapolated,
             **asdict(self.shape),
             threads=self.threads,
@@ -178,7 +182,11 @@ class Figures:
 
 
 def _paired(ours: Sequence[float], others: Sequence[float]) -> float | None:
-    return statistics.median(a / b for a, b in zip(ours, others, strict=True)) if others else None
+    return (
+        statistics.median(a / b for a, b in zip(ours, others, strict=True))
+        if others and all(others)
+        else None
+    )
 
 
 @cache

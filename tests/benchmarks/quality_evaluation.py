@@ -1,0 +1,208 @@
+"""One fit of one set, scored by every rule and by the peer: out-of-sample good photographs, good ones, bad ones.
+
+Kept beside the backbones under a digest of the photographs and of the sources that computed it, so that a run that was
+cut off goes on where it was, and a new option alone is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import cv2
+import numpy as np
+
+from orchestrator.demo.metrics import aupro, pixel_auroc
+from orchestrator.domain.arrays import FloatArray, MaskArray
+from orchestrator.domain.memory_options import ScoreRule
+from orchestrator.patchcore.calibration import fold_of
+from orchestrator.patchcore.memory_bank import MemoryBank
+from orchestrator.patchcore.score_rules import rule_score
+from orchestrator.services.embed import Embedded
+from orchestrator.services.folds import SEED, fold_count
+from orchestrator.services.score import Scoring, crop_map, patch_distances
+from tests.benchmarks import anomalib_scoring
+from tests.benchmarks.paired import Floats
+from tests.benchmarks.quality_options import OPTIONS, Option
+from tests.benchmarks.quality_subjects import Subject, judged_size
+from tests.benchmarks.rows import ROOT
+from tests.benchmarks.servers import Plan
+
+RULES: tuple[ScoreRule, ...] = get_args(ScoreRule)
+PEER_COLUMN = len(RULES)
+PERCENTILE = 99.0
+SCORING = Scoring(distance="euclidean", blur_sigma=1.0)
+"""The product's defaults."""
+_SOURCES = (
+    *("orchestrator/patchcore", "orchestrator/services/folds.py", "orchestrator/services/score.py"),
+    *(
+        "orchestrator/demo/metrics.py",
+        "orchestrator/domain/letterbox.py",
+        "tests/benchmarks/anomalib_scoring.py",
+    ),
+    *("tests/benchmarks/quality_evaluation.py", "tests/benchmarks/quality_subjects.py"),
+)
+
+
+Part: TypeAlias = Literal["tested", "held_out"]
+"""One bank of all that is fitted, and the photographs that no bank holds; or a bank without each fold: five times the
+work, and needed for the threshold alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What is fitted. shots: good photographs drawn by the seed; None for all. rate: of the coreset.
+
+    pixels: whether maps are judged too.
+    """
+
+    set_name: str
+    backbone: str
+    option: str
+    shots: int | None
+    rate: float
+    seed: int
+    pixels: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a fit scored. A column is a rule of `RULES`; the last, `PEER_COLUMN`, is the peer.
+
+    good, bad: (columns, n) of photographs that no bank holds. held_out: (columns, n) of the fitted ones, each against
+    a bank without its fold; n is 0 for a fit of one. pixels: (2, 2), pixel AUROC and AUPRO of our map and the peer's;
+    NaN where none was measured. sizes: (3,), rows stacked, dimensions, bank rows.
+    """
+
+    good: Floats
+    bad: Floats
+    held_out: Floats
+    pixels: Floats
+    sizes: Floats
+
+
+def evaluate(plan: Plan, fit: Fit, part: Part) -> Mapping[str, Floats]:
+    """Fit and score, or give what the same sources scored before: the fields of `Evaluation` that the part has."""
+    option = OPTIONS[fit.option]
+    measured = _loaded(plan, fit.option, fit.set_name, fit.backbone)
+    path = plan.repository.parent / "quality" / f"{_digest(measured, fit)}-{part}.npz"
+    if path.is_file():
+        with np.load(path) as kept:
+            return dict(kept)
+    scored = _tested(measured, option, fit) if part == "tested" else _held_out(measured, option, fit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.npz")
+    np.savez(unfinished, allow_pickle=False, **scored)
+    unfinished.replace(path)
+    return scored
+
+
+@cache
+def _loaded(plan: Plan, option: str, set_name: str, backbone: str) -> Subject:
+    return OPTIONS[option].load(plan, set_name, backbone)
+
+
+def _tested(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats]:
+    chosen = _draw(subject.good, fit)
+    memory = option.build(chosen, fit.rate)
+    judged = fit.pixels and subject.has_masks
+    good, good_maps = _score_all(subject.good_test, memory, option, maps=judged)
+    bad, bad_maps = _score_all(subject.bad, memory, option, maps=judged)
+    pixels = np.full((2, 2), np.nan)
+    if judged:
+        sound: list[MaskArray | None] = [np.zeros(judged_size(p), dtype=np.bool_) for p in subject.good_test]
+        pixels = _pixel_figures(good_maps + bad_maps, sound + subject.masks)
+    stacked = sum(int(p.patches.sum()) for p in chosen)
+    sizes = np.array([stacked, memory.embeddings.shape[1], len(memory.embeddings)], dtype=np.float64)
+    return {"good": good, "bad": bad, "pixels": pixels, "sizes": sizes}
+
+
+def _draw(good: Sequence[Embedded], fit: Fit) -> list[Embedded]:
+    if fit.shots is None:
+        return list(good)
+    return [good[i] for i in np.random.default_rng(fit.seed).permutation(len(good))[: fit.shots]]
+
+
+def _held_out(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats]:
+    """Score each fitted photograph against a bank that lacks its fold, as the product's fit does."""
+    photographs = _draw(subject.good, fit)
+    n = len(photographs)
+    scores = np.empty((len(RULES) + 1, n if n > 1 else 0))
+    folds = fold_of(n, fold_count(n), seed=SEED)
+    for fold in range(fold_count(n) if n > 1 else 0):
+        rest = [p for p, f in zip(photographs, folds, strict=True) if f != fold]
+        held = [p for p, f in zip(photographs, folds, strict=True) if f == fold]
+        scores[:, folds == fold] = _score_all(held, option.build(rest, fit.rate), option, maps=False)[0]
+    return {"held_out": scores}
+
+
+def _score_all(
+    photographs: Sequence[Embedded], memory: MemoryBank, option: Option, *, maps: bool
+) -> tuple[Floats, list[tuple[FloatArray, FloatArray]]]:
+    """Score by every rule and the peer, (columns, n), and draw both maps at the size they are judged at."""
+    search = SCORING.search(memory)
+    scores, drawn = [], []
+    for photograph in photographs:
+        seen = option.view(photograph, memory)
+        found, queries = patch_distances(seen, search), seen.queries
+        ours = crop_map(found, seen, SCORING)
+        by_rule = [
+            rule_score(
+                rule,
+                distances=found.distances,
+                patches=seen.patches,
+                anomaly=ours,
+                mask=seen.mask,
+                percentile=PERCENTILE,
+                queries=queries,
+                rows=found.rows,
+                memory=memory,
+            )
+            for rule in RULES
+        ]
+        nearest = found.distances[seen.patches], found.rows[seen.patches]
+        scores.append([*by_rule, anomalib_scoring.pred_score(*nearest, queries, memory.embeddings)])
+        if maps:
+            drawn.append((_shrink(ours, judged_size(seen)), _peer_map(found.distances, seen)))
+    return np.array(scores).T, drawn
+
+
+def _peer_map(distances: FloatArray, photograph: Embedded) -> FloatArray:
+    box = photograph.box
+    whole = anomalib_scoring.anomaly_map(distances, photograph.patches, box.canvas)
+    content = whole[box.top : box.top + box.height, box.left : box.left + box.width]
+    return _shrink(content, judged_size(photograph))
+
+
+def _shrink(drawn: FloatArray, size: tuple[int, int]) -> FloatArray:
+    return np.asarray(cv2.resize(drawn, (size[1], size[0]), interpolation=cv2.INTER_AREA), dtype=np.float32)
+
+
+def _pixel_figures(
+    maps: Sequence[tuple[FloatArray, FloatArray]], masks: Sequence[MaskArray | None]
+) -> Floats:
+    judged = [(pair, mask) for pair, mask in zip(maps, masks, strict=True) if mask is not None]
+    known = [mask for _, mask in judged]
+    sides = [[pair[side] for pair, _ in judged] for side in (0, 1)]
+    return np.array([[figure(side, known) for side in sides] for figure in (pixel_auroc, aupro)])
+
+
+def _digest(subject: Subject, fit: Fit) -> str:
+    digest = hashlib.sha256(repr((sorted(asdict(fit).items()), _sources())).encode())
+    for photograph in (*subject.good, *subject.good_test, *subject.bad):
+        digest.update(photograph.sha256.encode())
+    return digest.hexdigest()[:24]
+
+
+@cache
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        path: Path = ROOT / name
+        for source in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(source.name.encode() + b"\n" + source.read_bytes())
+    return digest.hexdigest()
