@@ -60,6 +60,8 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     """Join everything; touches neither network nor model. Call it inside the event loop that serves.
 
     extractor: to serve with, in place of the one that the settings name.
+
+    Raises GpuUnavailable where the settings ask for a GPU that cannot be searched on.
     """
     store = FileStore(settings.data_root)
     recipes_store = FileStore(settings.recipes_root)
@@ -76,7 +78,11 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     backbones = Backbones(
         repository, ChoiceStore(store), wanted=settings.backbone, legacy=settings.legacy_backbone
     )
-    scoring = Scoring(settings.distance, settings.blur_sigma)
+    if settings.search_device == "gpu":
+        from orchestrator.patchcore.gpu_search import require_gpu
+
+        require_gpu()
+    scoring = Scoring(settings.distance, settings.blur_sigma, settings.search_device, settings.index_min_rows)
     banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
@@ -96,6 +102,7 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
             calibrator,
             activity,
             FitGate(activity, settings.max_waiting_fits),
+            scoring,
             coreset_rate=settings.coreset_rate,
             min_ok_samples=settings.min_ok_samples,
         ),

@@ -6,15 +6,15 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
-from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.bank import BankIndex, BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample, StoredSample
@@ -28,14 +28,18 @@ from orchestrator.errors import (
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.services.backbones import Backbones
-from orchestrator.services.banks import Banks
+from orchestrator.services.banks import Banks, memory_of
 from orchestrator.services.calibrate import Calibrator, Recipe
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.samples import ReadSample, SampleReader
+from orchestrator.services.score import Scoring
 from orchestrator.storage.activity import ActivityStore
+
+if TYPE_CHECKING:
+    from orchestrator.patchcore.inverted_file import InvertedFile
 
 _log = structlog.get_logger()
 
@@ -79,6 +83,7 @@ class Fitter:
         calibrator: Calibrator,
         activity: ActivityStore,
         gate: FitGate,
+        scoring: Scoring,
         *,
         coreset_rate: float,
         min_ok_samples: int,
@@ -91,6 +96,7 @@ class Fitter:
         self._calibrator = calibrator
         self._activity = activity
         self._gate = gate
+        self._scoring = scoring
         self._coreset_rate = coreset_rate
         self._min_ok_samples = min_ok_samples
 
@@ -132,12 +138,13 @@ class Fitter:
             started,
             on_coreset,
         )
+        record, index = await self._embedder.pool.run_fit(_indexed, record, self._scoring)
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
         for attempt in range(_TRIES):
             try:
                 committed, calibration, samples = await self._commit(
-                    request, record, spec, posted, known, context
+                    request, record, index, spec, posted, known, context
                 )
                 break
             except Conflict as error:
@@ -151,6 +158,7 @@ class Fitter:
         self,
         request: FitRequest,
         record: BankRecord,
+        index: InvertedFile | None,
         spec: BackboneSpec,
         posted: Sequence[NewSample],
         known: Mapping[str, tuple[RawShape, Embedded]],
@@ -164,15 +172,22 @@ class Fitter:
                 ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
                 for image, sample in zip(request.images, posted, strict=True)
             ]
+            search = await self._embedder.pool.run_fit(self._scoring.search, memory_of(record), index)
             evidence = await self._calibrator.evidence(
-                request.target, record, spec, recipe, context, pending=pending, known=known
+                request.target, record, search, spec, recipe, context, pending=pending, known=known
             )
 
         def calibrate(generation: int) -> Calibration | None:
             return evidence.at(generation) if evidence is not None else None
 
         return await asyncio.to_thread(
-            self._committer.fit, request.target, record, posted, calibrate, before=before
+            self._committer.fit,
+            request.target,
+            record,
+            posted,
+            calibrate,
+            before=before,
+            index=index.data if index is not None else None,
         )
 
     def _announce(self, finished_at: str, coreset_size: int) -> None:
@@ -198,10 +213,33 @@ class Fitter:
 
     def _in_force(self, target: Target) -> Calibration | None:
         try:
-            return self._banks.find_snapshot(target)[1]
+            bank, calibration = self._banks.find_snapshot(target)
+            if bank is not None and calibration is None:
+                # One that only lost its index: the new bank brings another, and a threshold that came through it.
+                calibration = self._banks.of_generation(target, bank)
         except StoreCorrupt:
             # What this fit replaces: a damaged bank has no calibration in force.
             return None
+        return calibration if calibration is not None and calibration.threshold > 0 else None
+
+
+def _indexed(record: BankRecord, scoring: Scoring) -> tuple[BankRecord, InvertedFile | None]:
+    started = time.perf_counter()
+    index = scoring.index_of(memory_of(record))
+    if index is None:
+        return record, None
+    rows = len(record.embeddings)
+    described = BankIndex("ivf", index.nlist, index.nprobe, rows, index.sha256)
+    _log.info(
+        "fit.index",
+        kind=described.kind,
+        nlist=index.nlist,
+        nprobe=index.nprobe,
+        rows=rows,
+        bytes=len(index.data),
+        elapsed_ms=round((time.perf_counter() - started) * 1e3, 3),
+    )
+    return replace(record, metadata=replace(record.metadata, index=described)), index
 
 
 def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:
