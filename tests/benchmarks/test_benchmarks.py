@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import naive, overhead
+from tests.benchmarks import naive, overhead, search
 from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
@@ -35,6 +35,19 @@ def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -
         assert row.peer == "naive server"
         assert row.ratio == pytest.approx(row.ours / row.theirs)
     assert (served.better, fitted.better) == ("higher", "lower")
+
+
+def test_search_rows_have_their_floor_their_recall_and_their_scratch(tmp_path: Path) -> None:
+    plan = Plan(repository=tmp_path, triton_home=tmp_path, threads=1, repeats=1)
+    sizes = search.Sizes(queries=64, rows=300, dim=32, banks=(300, 600), large=2000, requests=2, samples=1)
+    rows = {row.case: row for row in search.run(plan, sizes)}
+    single = rows["1-NN of 300 rows, synthetic"]
+    assert single.floor_ratio == pytest.approx(single.ours / single.floor)
+    assert (single.n, single.d, single.k, single.tokens) == (300, 32, 1, "synthetic")
+    assert single.peer == "faiss IndexFlatL2"
+    assert 0.5 < rows["recall@1 through the index, 600 rows"].ours <= 1
+    assert rows["scratch of 2 searches at once, 2000 rows"].ours < 64
+    assert not any(row.tokens == "real" for row in rows.values())
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:
