@@ -40,6 +40,7 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(STORE_THREADS, "store"))
         runtime = build_runtime(chosen, extractor=extractor)
         app.state.runtime = runtime
+        await runtime.warm_up()
         if chosen.api_key is None:
             _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
         try:

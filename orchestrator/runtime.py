@@ -10,6 +10,7 @@ from orchestrator.features.base import FeatureExtractor
 from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
+from orchestrator.patchcore.neighbors import warm_up
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator
@@ -49,6 +50,10 @@ class Runtime:
     datasets: Datasets
     samples: SampleReader
     states: States
+
+    async def warm_up(self) -> None:
+        """Compile the numerics that are compiled at their first use: seconds on a machine's first start."""
+        await self.pool.run(warm_up)
 
     async def close(self) -> None:
         """Let running work end and release everything."""

@@ -10,7 +10,8 @@ from orchestrator.patchcore.neighbors import Metric, as_distances, nearest_k
 
 # Found beyond k and ranked with the rest: an index rounds to float32, and near ties come out in any order.
 SPARE = 4
-_BLOCK = 64
+# Pairs that are held in float64 at once.
+_PAIRS = 512
 
 
 def rank_candidates(
@@ -24,8 +25,9 @@ def rank_candidates(
     n = len(queries)
     squared = np.empty((n, k), dtype=np.float64)
     rows = np.empty((n, k), dtype=np.int64)
-    for low in range(0, n, _BLOCK):
-        part = slice(low, min(low + _BLOCK, n))
+    step = max(1, _PAIRS // candidates.shape[1])
+    for low in range(0, n, step):
+        part = slice(low, min(low + step, n))
         ordered = np.sort(candidates[part], axis=1)
         difference = queries[part, None].astype(np.float64) - bank.embeddings[ordered]
         distances = np.einsum("ncd,ncd->nc", difference, difference)

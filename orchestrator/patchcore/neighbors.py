@@ -77,6 +77,12 @@ def nearest_rows(
     return squared[:, 0], index[:, 0]
 
 
+def warm_up() -> None:
+    """Compile, or load, what searches run on, so that no request waits for it."""
+    rows = np.eye(2, dtype=np.float32)
+    nearest_rows(rows, rows, np.ones(2, dtype=np.float32))
+
+
 def check_queries(queries: FloatArray, bank: MemoryBank, k: int) -> None:
     """Refuse what cannot be searched for.
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
-from orchestrator.domain.bank import BankIndex, BankMetadata, BankRecord
+from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample, StoredSample
@@ -34,6 +34,7 @@ from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.indexing import index_bank
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring
 from orchestrator.storage.activity import ActivityStore
@@ -138,7 +139,7 @@ class Fitter:
             started,
             on_coreset,
         )
-        record, index = await self._embedder.pool.run_fit(_indexed, record, self._scoring)
+        record, index = await self._embedder.pool.run_fit(index_bank, record, self._scoring)
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
         for attempt in range(_TRIES):
@@ -221,25 +222,6 @@ class Fitter:
             # What this fit replaces: a damaged bank has no calibration in force.
             return None
         return calibration if calibration is not None and calibration.threshold > 0 else None
-
-
-def _indexed(record: BankRecord, scoring: Scoring) -> tuple[BankRecord, InvertedFile | None]:
-    started = time.perf_counter()
-    index = scoring.index_of(memory_of(record))
-    if index is None:
-        return record, None
-    rows = len(record.embeddings)
-    described = BankIndex("ivf", index.nlist, index.nprobe, rows, index.sha256)
-    _log.info(
-        "fit.index",
-        kind=described.kind,
-        nlist=index.nlist,
-        nprobe=index.nprobe,
-        rows=rows,
-        bytes=len(index.data),
-        elapsed_ms=round((time.perf_counter() - started) * 1e3, 3),
-    )
-    return replace(record, metadata=replace(record.metadata, index=described)), index
 
 
 def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:

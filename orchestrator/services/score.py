@@ -49,10 +49,12 @@ class Scoring:
             return InvertedFileSearch(memory, index, self.distance)
         return ExactSearch(memory, self.distance)
 
-    def index_of(self, memory: MemoryBank) -> InvertedFile | None:
-        """Build the index that a bank of this size gets when it is fitted; None where it gets none."""
-        if self.search_device == "gpu" or not 0 < self.index_min_rows < len(memory.embeddings):
-            return None
+    def is_indexed(self, rows: int) -> bool:
+        """Tell whether a bank of so many rows gets an index when it is fitted."""
+        return self.search_device == "cpu" and 0 < self.index_min_rows < rows
+
+    def index_of(self, memory: MemoryBank) -> InvertedFile:
+        """Build the index that a large bank gets when it is fitted."""
         from orchestrator.patchcore.inverted_file import build_inverted_file
 
         return build_inverted_file(memory)
@@ -61,9 +63,7 @@ class Scoring:
         """Make a bank searchable by the same kind of index as another, whatever its size: scores then compare."""
         if model.kind != "ivf":
             return self.search(memory)
-        from orchestrator.patchcore.inverted_file import build_inverted_file
-
-        return self.search(memory, build_inverted_file(memory))
+        return self.search(memory, self.index_of(memory))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

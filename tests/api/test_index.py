@@ -64,7 +64,7 @@ def test_a_bank_above_the_size_is_searched_through_an_index_that_its_metadata_na
     described = metadata(settings)["index"]
     assert described["kind"] == "ivf"
     assert described["rows"] == ok(gui.get("/manifest"))["coreset_size"]
-    index = faiss.read_index(str(index_file(settings)))
+    index: Any = faiss.read_index(str(index_file(settings)))
     assert (index.ntotal, index.nlist) == (described["rows"], described["nlist"])
     (stored,) = settings.data_root.rglob("*_calib.json")
     assert json.loads(stored.read_text())["index_sha256"] == described["sha256"]
@@ -99,6 +99,13 @@ def test_a_damaged_index_is_a_lost_one(gui: Gui, settings: Settings, make_client
     assert_lost(gui)
     # For a process that never saw it whole, too.
     assert_lost(Gui(make_client(index_min_rows=50)))
+
+
+def test_an_index_is_found_where_it_was_staged_for_its_commit(gui: Gui, settings: Settings) -> None:
+    threshold, path = calibrated(gui)["threshold"], index_file(settings)
+    # As a process leaves it that ends between the commit and the index's move to its place.
+    path.rename(path.with_name(path.name.replace("_index", "_next_index")))
+    assert_in_force(gui, threshold)
 
 
 def test_calibrating_without_the_index_is_in_force_for_the_exact_search(gui: Gui, settings: Settings) -> None:
