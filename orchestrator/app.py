@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         watch = metrics.observe_drift if chosen.enable_metrics else None
         runtime = build_runtime(chosen, extractor=extractor, observe_drift=watch)
         app.state.runtime = runtime
+        await runtime.warm_up()
         if chosen.api_key is None:
             _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
         try:

@@ -141,6 +141,12 @@ class FeatureContractBroken(PatchlightError):
     code = "feature_contract_broken"
 
 
+class GpuUnavailable(PatchlightError):
+    """The deployment searches on a GPU, and there is none to search on."""
+
+    code = "gpu_unavailable"
+
+
 class StoreUnavailable(PatchlightError):
     """The artifact store cannot be read or written."""
 

@@ -12,6 +12,7 @@ from orchestrator.features.base import FeatureExtractor
 from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
+from orchestrator.patchcore.neighbors import warm_up
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator
@@ -59,6 +60,10 @@ class Runtime:
     database: Database
     drift: DriftMonitor
 
+    async def warm_up(self) -> None:
+        """Compile the numerics that are compiled at their first use: seconds on a machine's first start."""
+        await self.pool.run(warm_up)
+
     async def close(self) -> None:
         """Let running work end and release everything."""
         await self.extractor.close()
@@ -76,6 +81,8 @@ def build_runtime(
 
     extractor: to serve with, in place of the one that the settings name. observe_drift: is told every drift state that
     changed.
+
+    Raises GpuUnavailable where the settings ask for a GPU that cannot be searched on.
     """
     store = FileStore(settings.data_root)
     recipes_store = FileStore(settings.recipes_root)
@@ -92,7 +99,11 @@ def build_runtime(
     backbones = Backbones(
         repository, ChoiceStore(store), wanted=settings.backbone, legacy=settings.legacy_backbone
     )
-    scoring = Scoring(settings.distance, settings.blur_sigma)
+    if settings.search_device == "gpu":
+        from orchestrator.patchcore.gpu_search import require_gpu
+
+        require_gpu()
+    scoring = Scoring(settings.distance, settings.blur_sigma, settings.search_device, settings.index_min_rows)
     banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
@@ -115,6 +126,7 @@ def build_runtime(
             calibrator,
             activity,
             FitGate(activity, settings.max_waiting_fits),
+            scoring,
             coreset_rate=settings.coreset_rate,
             min_ok_samples=settings.min_ok_samples,
         ),

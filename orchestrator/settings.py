@@ -24,6 +24,10 @@ from pydantic_settings import (
 from orchestrator.errors import PatchlightError
 
 _SQLITE = re.compile(r"sqlite(\+aiosqlite)?:///[^?#]+")
+# 1,024 real patches, D = 384, one core: at 50,000 rows 139 ms exact and 81 ms through the index, at 90,000 rows
+# 238 and 129 ms, with the nearest row found for 99 %; at 10,000 rows 30 and 28 ms, no reason to miss any.
+INDEX_MIN_ROWS = 50_000
+
 YAML_PLACES = ("configs/app.yaml", "backend/config.yaml")
 
 
@@ -105,6 +109,10 @@ class Settings(BaseSettings):
         "euclidean", "distance", "PATCHCORE_DISTANCE"
     )
     """Patch distance: Euclidean between unit vectors, in [0, 2], or 1 - cosine."""
+    search_device: Annotated[Literal["cpu", "gpu"], BeforeValidator(_lower)] = _knob("cpu", "search_device")
+    """What searches memory banks; `gpu` needs the extra `gpu` and an NVIDIA GPU, else the start is refused."""
+    index_min_rows: Annotated[int, Field(ge=0)] = _knob(INDEX_MIN_ROWS, "index_min_rows")
+    """A memory bank of more rows gets an inverted-file index at its fit; 0 compares every row of any bank."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = _knob(8, "batch_size", "PATCHCORE_BATCH_SIZE")
     """Images per feature call while fitting."""
     score_percentile: Annotated[float, Field(gt=0, le=100)] = _knob(99.0, "score_percentile")

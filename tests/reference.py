@@ -68,6 +68,18 @@ def distance_table(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> F
     return table
 
 
+def nearest_neighbours(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], k: int
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Sort all rows by squared distance, then by number: (N, K) each."""
+    squared, index = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
+    for i, query in enumerate(queries.astype(np.float64)):
+        apart = [(math.fsum((query - row) ** 2), j) for j, row in enumerate(rows.astype(np.float64))]
+        for place, (distance, j) in enumerate(sorted(apart)[:k]):
+            squared[i, place], index[i, place] = distance, j
+    return squared, index
+
+
 def patch_touches(mask: NDArray[np.bool_], box: Letterbox, grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Intersect every patch's rectangle with every true pixel's, both in crop coordinates."""
     touched = np.zeros(grid, dtype=np.bool_)

@@ -29,6 +29,7 @@ STATUS: dict[type[errors.PatchlightError], int] = {
     errors.Conflict: 409,
     errors.Overloaded: 429,
     errors.FeaturesUnavailable: 503,
+    errors.GpuUnavailable: 503,
     errors.StoreUnavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.PatchlightError: 500,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.domain.arrays import HalfArray, IndexArray
 from orchestrator.domain.memory_options import MemoryOptions
@@ -13,12 +13,23 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class BankIndex:
+    """The index that belongs to a bank. sha256: of its bytes. nlist: lists; nprobe: lists that a query looks into."""
+
+    kind: Literal["ivf"]
+    nlist: int
+    nprobe: int
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class BankMetadata:
     """What a bank says of itself.
 
     generation: rises by one a fit. fingerprint: of the backbone, None for a legacy bank.
     sample_sha256: digests of the samples it was fitted from, in order. source: "patchlight" or "legacy".
-    options: how its features and scores are made.
+    options: how its features and scores are made. index: what it is searched through, None where every row is compared.
     """
 
     generation: int
@@ -37,6 +48,7 @@ class BankMetadata:
     notes: str | None = None
     source: str = "patchlight"
     options: MemoryOptions = field(default_factory=MemoryOptions)
+    index: BankIndex | None = None
     extra: Json = field(default_factory=dict)
 
     @property

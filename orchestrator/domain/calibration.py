@@ -24,7 +24,8 @@ class Calibration:
 
     Scores are image scores in [0, 2]. p99_ok: the `score_percentile`-th percentile of the OK scores, its published
     name notwithstanding. p5_ng is None without NG scores, ng_mean then 0.0. shape: the ROI that stood above the
-    samples' own, as the client wrote it.
+    samples' own, as the client wrote it. index_sha256: of the index that the scores came through, None where every row
+    was compared: a threshold holds for that index alone.
     """
 
     bank_generation: int
@@ -47,3 +48,4 @@ class Calibration:
     operator_id: str | None = None
     notes: str | None = None
     shape: str | dict[str, Any] | None = None
+    index_sha256: str | None = None

@@ -35,7 +35,14 @@ def serve_api(settings: Settings, on_started: Callable[[str], None] | None = Non
     """Serve until SIGINT or SIGTERM; in-flight requests end first.
 
     on_started gets the base address; with several workers it is called before they answer.
+
+    Raises GpuUnavailable.
     """
+    if settings.search_device == "gpu":
+        # Here too, so that the refusal is one sentence and not a worker's trace.
+        from orchestrator.patchcore.gpu_search import require_gpu
+
+        require_gpu()
     _raise_file_limit()
     with _environment(settings):
         options = {

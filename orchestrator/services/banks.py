@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from orchestrator.domain.bank import BankRecord
+import structlog
+
+from orchestrator.domain.bank import BankIndex, BankRecord
 from orchestrator.domain.calibration import Calibration, FalseReject
 from orchestrator.domain.identity import Target
-from orchestrator.errors import BackboneMismatch, MemoryNotFitted, NotFound
+from orchestrator.errors import BackboneMismatch, MemoryNotFitted, NotFound, StoreCorrupt
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
 from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.score import Scoring
@@ -20,6 +23,11 @@ from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore, decode_calibration
 from orchestrator.storage.files import ETag
 from orchestrator.storage.legacy import LegacyBanks
+
+if TYPE_CHECKING:
+    from orchestrator.patchcore.inverted_file import InvertedFile
+
+_log = structlog.get_logger()
 
 CACHE_BYTES = 1 << 30
 NOT_FITTED = (
@@ -30,10 +38,11 @@ NOT_FITTED = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedBank:
-    """A stored bank and its searchable form."""
+    """A stored bank and its searchable form. index_etag: of the index files it was opened with, None without."""
 
     record: BankRecord
     search: NeighborSearch
+    index_etag: object = None
 
     @property
     def generation(self) -> int:
@@ -64,9 +73,10 @@ class Banks:
             raise not_fitted(target)
         with self._guard:
             cached = self._cache.get(target)
-            if cached is not None and cached[0] == etag:
+            if cached is not None:
                 self._cache.move_to_end(target)
-                return cached[1]
+        if cached is not None and cached[0] == etag and self._has_its_index(target, cached[1]):
+            return cached[1]
         loaded = self._read(target)
         with self._guard:
             # A commit between the two reads leaves an etag that is older than the bank: the next request reads again.
@@ -117,7 +127,8 @@ class Banks:
             return self._legacy_calibration(target) is None
         return bank is None or self._bound(target, bank) is None
 
-    def _bound(self, target: Target, bank: LoadedBank) -> Calibration | None:
+    def of_generation(self, target: Target, bank: LoadedBank) -> Calibration | None:
+        """Give the calibration of this bank generation, also one that lost its index and is stale."""
         metadata = bank.record.metadata
         candidates = (
             self._calibrations.read(target),
@@ -126,6 +137,14 @@ class Banks:
         )
         own = (metadata.generation, metadata.fingerprint)
         return next((c for c in candidates if c and (c.bank_generation, c.fingerprint) == own), None)
+
+    def _bound(self, target: Target, bank: LoadedBank) -> Calibration | None:
+        found = self.of_generation(target, bank)
+        return found if found is not None and found.index_sha256 == bank.search.index_sha256 else None
+
+    def _has_its_index(self, target: Target, bank: LoadedBank) -> bool:
+        # On every request, as the bank itself: a process must not go on with an index that others have lost.
+        return bank.index_etag is None or bank.index_etag == self._banks.index_etag(target)
 
     def _seen(self, target: Target) -> ETag | None:
         with self._guard:
@@ -140,13 +159,32 @@ class Banks:
                 record = self._legacy.read(target)
             except NotFound as error:
                 raise not_fitted(target) from error
-        # float16 storage leaves unit rows off by up to 1e-3; a search needs them exact.
-        memory = MemoryBank(l2_normalise(record.embeddings), record.grid)
-        return LoadedBank(record, self._scoring.search(memory))
+        memory = memory_of(record)
+        described = record.metadata.index
+        if described is None or self._scoring.search_device != "cpu":
+            return LoadedBank(record, self._scoring.search(memory))
+        etag = self._banks.index_etag(target)
+        try:
+            search = self._scoring.search(memory, self._index(target, described))
+        except StoreCorrupt as error:
+            # Exact instead, and the threshold goes stale with the index that it came through.
+            hint = "every row is compared; calibrate again, or fit for a new index"
+            _log.warning("index.lost", target=target.stem, error=error.message, hint=hint)
+            search = self._scoring.search(memory)
+        return LoadedBank(record, search, etag)
+
+    def _index(self, target: Target, described: BankIndex) -> InvertedFile:
+        from orchestrator.patchcore.inverted_file import InvertedFile
+
+        for data in self._banks.indexes(target):
+            index = InvertedFile(data, described.nlist, described.nprobe)
+            if index.sha256 == described.sha256:
+                return index
+        raise StoreCorrupt("no index file has the bank's checksum")
 
     def _evict(self) -> None:
         def size() -> int:
-            return sum(loaded.search.memory.embeddings.nbytes for _, loaded in self._cache.values())
+            return sum(loaded.search.nbytes for _, loaded in self._cache.values())
 
         while len(self._cache) > 1 and size() > CACHE_BYTES:
             self._cache.popitem(last=False)
@@ -186,6 +224,11 @@ class Banks:
             calibrated_at=str((content or {}).get("calibrated_at", "")),
             false_reject=FalseReject(1.0, 1.0, 0.95, 0),
         )
+
+
+def memory_of(record: BankRecord) -> MemoryBank:
+    """Give the rows as they are searched: float16 storage leaves unit rows off by up to 1e-3."""
+    return MemoryBank(l2_normalise(record.embeddings), record.grid)
 
 
 def not_fitted(target: Target) -> MemoryNotFitted:

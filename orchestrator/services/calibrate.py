@@ -17,7 +17,6 @@ from orchestrator.domain.samples import LABELS
 from orchestrator.errors import NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.calibration import false_reject_rate, summarise
-from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
 from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
@@ -47,12 +46,16 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Scores and how to choose from them; becomes a calibration once the bank's generation is known."""
+    """Scores and how to choose from them; becomes a calibration once the bank's generation is known.
+
+    index_sha256: of the index that the scores came through.
+    """
 
     recipe: Recipe
     fingerprint: str | None
     ok_scores: Sequence[float]
     ng_scores: Sequence[float]
+    index_sha256: str | None = None
 
     def at(self, generation: int) -> Calibration:
         """Choose the threshold for a bank generation, by the published rule.
@@ -81,6 +84,7 @@ class Evidence:
             operator_id=self.recipe.operator_id,
             notes=self.recipe.notes,
             shape=self.recipe.shape,
+            index_sha256=self.index_sha256,
         )
 
 
@@ -117,7 +121,9 @@ class Calibrator:
         Raises MemoryNotFitted, NotEnoughSamples, InvalidInput, MmPerPxMismatch, Conflict.
         """
         bank = await asyncio.to_thread(self._banks.load, target)
-        evidence = Evidence(recipe, bank.record.metadata.fingerprint, ok_scores, ng_scores)
+        evidence = Evidence(
+            recipe, bank.record.metadata.fingerprint, ok_scores, ng_scores, bank.search.index_sha256
+        )
         calibration = evidence.at(bank.generation)
         await asyncio.to_thread(self._committer.calibrate, target, calibration, mm_per_px)
         return calibration
@@ -148,7 +154,7 @@ class Calibrator:
             raise NotEnoughSamples(
                 "No NG samples available for calibration; upload some, or send require_ng=false."
             )
-        evidence = await self.evidence(target, bank.record, spec, recipe, context)
+        evidence = await self.evidence(target, bank.record, bank.search, spec, recipe, context)
         if evidence is None:
             raise NotEnoughSamples(f"No valid OK samples for calibration: need at least {MIN_OK}.")
         calibration = evidence.at(bank.generation)
@@ -159,6 +165,7 @@ class Calibrator:
         self,
         target: Target,
         record: BankRecord,
+        search: NeighborSearch,
         spec: BackboneSpec,
         recipe: Recipe,
         context: CallContext,
@@ -168,8 +175,9 @@ class Calibrator:
     ) -> Evidence | None:
         """Score the stored samples out of sample; None where too few OK ones are stored.
 
-        pending: OK samples that are stored in the same commit as the bank. known: tokens at hand already, by digest,
-        with the ROI that they were masked by.
+        search: of that bank; what is held out of it is scored through the same kind of index. pending: OK samples that
+        are stored in the same commit as the bank. known: tokens at hand already, by digest, with the ROI that they were
+        masked by.
         """
         wanted = recipe.shape
         stored = await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ok", wanted)))
@@ -196,18 +204,19 @@ class Calibrator:
         def embedded(samples: Sequence[ReadSample]) -> list[Embedded]:
             return [at_hand[s.sha256] for s in samples]
 
-        memory = MemoryBank(l2_normalise(record.embeddings), spec.grid)
-        folded = await self._fold_scores(embedded(inside), record, recipe)
-        score = functools.partial(
-            _scores, self._scoring.search(memory), self._scoring, recipe.score_percentile
-        )
+        folded = await self._fold_scores(embedded(inside), record, search, recipe)
+        score = functools.partial(_scores, search, self._scoring, recipe.score_percentile)
         held_out = await self._embedder.pool.run_fit(score, embedded(outside))
         ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
         ok_scores = folded + held_out
-        return Evidence(recipe, record.metadata.fingerprint, ok_scores, ng_scores)
+        return Evidence(recipe, record.metadata.fingerprint, ok_scores, ng_scores, search.index_sha256)
 
     async def _fold_scores(
-        self, photographs: Sequence[Embedded], record: BankRecord, recipe: Recipe
+        self,
+        photographs: Sequence[Embedded],
+        record: BankRecord,
+        search: NeighborSearch,
+        recipe: Recipe,
     ) -> list[float]:
         if not photographs:
             return []
@@ -215,7 +224,9 @@ class Calibrator:
         pool = self._embedder.pool
         folds = await asyncio.gather(
             *(
-                pool.run_fit(score_fold, photographs, fold, rate, self._scoring, percentile, pool.keep_going)
+                pool.run_fit(
+                    score_fold, photographs, fold, rate, self._scoring, percentile, pool.keep_going, search
+                )
                 for fold in range(fold_count(len(photographs)))
             )
         )

@@ -50,12 +50,13 @@ class Committer:
         calibrate: Callable[[int], Calibration | None],
         *,
         before: Calibration | None = None,
+        index: bytes | None = None,
     ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
         """Store the posted samples and replace the bank by its next generation.
 
         before: the calibration in force that the fit started from. record.metadata.generation is set here;
         `calibrate` gives the calibration of that generation, if there is one. It travels inside the bank too, so that
-        no reader sees the new bank without it.
+        no reader sees the new bank without it. index: the bytes of what `record.metadata.index` describes.
 
         Raises Conflict (CALIBRATED_MEANWHILE), MmPerPxMismatch, StoreUnavailable; nothing has changed then.
         """
@@ -75,12 +76,17 @@ class Committer:
             if calibration is not None:
                 extra["calibration"] = asdict(calibration)
             committed = replace(record, metadata=replace(record.metadata, generation=generation, extra=extra))
+            if index is not None:
+                undo.callback(self._banks.drop_staged_index, target)
+                self._banks.stage_index(target, index)
             self._banks.write(target, committed)
             undo.pop_all()
             with _tolerated(target):
                 if calibration is not None:
                     self._calibrations.write(target, calibration)
                 self._describe(target, committed, calibration, is_fit=True)
+            with _tolerated(target):
+                self._banks.settle_index(target, index)
         return committed, calibration, samples
 
     def calibrate(self, target: Target, calibration: Calibration, mm_per_px: float | None) -> None:
@@ -199,6 +205,7 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
         "n_embeddings": metadata.n_embeddings,
         "coreset_size": len(record.embeddings),
         "token_shape": list(record.grid),
+        "index": metadata.index.kind if metadata.index else "exact",
         "mm_per_px": metadata.mm_per_px,
         "samples": len(metadata.sample_sha256),
         "last_calibration_at": calibration.calibrated_at if calibration else None,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
@@ -28,14 +28,19 @@ from orchestrator.errors import (
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.services.backbones import Backbones
-from orchestrator.services.banks import Banks
+from orchestrator.services.banks import Banks, memory_of
 from orchestrator.services.calibrate import Calibrator, Recipe
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.indexing import index_bank
 from orchestrator.services.samples import ReadSample, SampleReader
+from orchestrator.services.score import Scoring
 from orchestrator.storage.activity import ActivityStore
+
+if TYPE_CHECKING:
+    from orchestrator.patchcore.inverted_file import InvertedFile
 
 _log = structlog.get_logger()
 
@@ -79,6 +84,7 @@ class Fitter:
         calibrator: Calibrator,
         activity: ActivityStore,
         gate: FitGate,
+        scoring: Scoring,
         *,
         coreset_rate: float,
         min_ok_samples: int,
@@ -91,6 +97,7 @@ class Fitter:
         self._calibrator = calibrator
         self._activity = activity
         self._gate = gate
+        self._scoring = scoring
         self._coreset_rate = coreset_rate
         self._min_ok_samples = min_ok_samples
 
@@ -133,12 +140,13 @@ class Fitter:
             on_coreset,
             self._embedder.pool.threads,
         )
+        record, index = await self._embedder.pool.run_fit(index_bank, record, self._scoring)
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
         for attempt in range(_TRIES):
             try:
                 committed, calibration, samples = await self._commit(
-                    request, record, spec, posted, known, context
+                    request, record, index, spec, posted, known, context
                 )
                 break
             except Conflict as error:
@@ -152,6 +160,7 @@ class Fitter:
         self,
         request: FitRequest,
         record: BankRecord,
+        index: InvertedFile | None,
         spec: BackboneSpec,
         posted: Sequence[NewSample],
         known: Mapping[str, tuple[RawShape, Embedded]],
@@ -165,15 +174,22 @@ class Fitter:
                 ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
                 for image, sample in zip(request.images, posted, strict=True)
             ]
+            search = await self._embedder.pool.run_fit(self._scoring.search, memory_of(record), index)
             evidence = await self._calibrator.evidence(
-                request.target, record, spec, recipe, context, pending=pending, known=known
+                request.target, record, search, spec, recipe, context, pending=pending, known=known
             )
 
         def calibrate(generation: int) -> Calibration | None:
             return evidence.at(generation) if evidence is not None else None
 
         return await asyncio.to_thread(
-            self._committer.fit, request.target, record, posted, calibrate, before=before
+            self._committer.fit,
+            request.target,
+            record,
+            posted,
+            calibrate,
+            before=before,
+            index=index.data if index is not None else None,
         )
 
     def _announce(self, finished_at: str, coreset_size: int) -> None:
@@ -199,10 +215,14 @@ class Fitter:
 
     def _in_force(self, target: Target) -> Calibration | None:
         try:
-            return self._banks.find_snapshot(target)[1]
+            bank, calibration = self._banks.find_snapshot(target)
+            if bank is not None and calibration is None:
+                # One that only lost its index: the new bank brings another, and a threshold that came through it.
+                calibration = self._banks.of_generation(target, bank)
         except StoreCorrupt:
             # What this fit replaces: a damaged bank has no calibration in force.
             return None
+        return calibration if calibration is not None and calibration.threshold > 0 else None
 
 
 def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:

@@ -14,6 +14,7 @@ from orchestrator.domain.arrays import FloatArray
 from orchestrator.patchcore.calibration import fold_of
 from orchestrator.patchcore.coreset import select_coreset
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
+from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.embed import Embedded
 from orchestrator.services.score import Scoring, score_against
 
@@ -52,15 +53,17 @@ def score_fold(
     scoring: Scoring,
     percentile: float,
     progress: Callable[[float], None] | None = None,
+    model: NeighborSearch | None = None,
 ) -> dict[int, float]:
     """Score the photographs of one fold against a bank of all the others: index to score.
 
-    Folds are independent, so they may run side by side. progress: called with the share of the rebuild.
+    Folds are independent, so they may run side by side. progress: called with the share of the rebuild. model: a search
+    whose kind of index the fold's bank gets too, because an approximate one raises scores.
     """
     n = len(photographs)
     assignment = fold_of(n, fold_count(n), seed=SEED)
     rest = [p for p, f in zip(photographs, assignment, strict=True) if f != fold]
     memory, _, _ = build_memory(rest, rate, progress)
     held_out = np.flatnonzero(assignment == fold).tolist()
-    search = scoring.search(memory)
+    search = scoring.search(memory) if model is None else scoring.search_like(model, memory)
     return {index: score_against(photographs[index], search, scoring, percentile) for index in held_out}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,17 +14,56 @@ from orchestrator.patchcore.scoring import anomaly_map, image_score
 from orchestrator.patchcore.search import ExactSearch, NeighborSearch
 from orchestrator.services.embed import Embedded
 
+if TYPE_CHECKING:
+    from orchestrator.patchcore.inverted_file import InvertedFile
+
+SearchDevice = Literal["cpu", "gpu"]
+
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The deployment's rules. blur_sigma in crop px."""
+    """The deployment's rules. blur_sigma in crop px.
+
+    search_device: what searches. index_min_rows: a bank of more rows than this gets an inverted file when it is fitted;
+    0 gives none one. A GPU compares every row of any bank.
+    """
 
     distance: Metric
     blur_sigma: float
+    search_device: SearchDevice = "cpu"
+    index_min_rows: int = 0
 
-    def search(self, memory: MemoryBank) -> NeighborSearch:
-        """Make a bank searchable."""
+    def search(self, memory: MemoryBank, index: InvertedFile | None = None) -> NeighborSearch:
+        """Make a bank searchable. index: the bank's own, looked into instead of comparing every row.
+
+        Raises StoreCorrupt where the index is none of this bank, GpuUnavailable.
+        """
+        # Imported here: FAISS is a large library, and most deployments never need it.
+        if self.search_device == "gpu":
+            from orchestrator.patchcore.gpu_search import GpuFlatSearch
+
+            return GpuFlatSearch(memory, self.distance)
+        if index is not None:
+            from orchestrator.patchcore.inverted_file import InvertedFileSearch
+
+            return InvertedFileSearch(memory, index, self.distance)
         return ExactSearch(memory, self.distance)
+
+    def is_indexed(self, rows: int) -> bool:
+        """Tell whether a bank of so many rows gets an index when it is fitted."""
+        return self.search_device == "cpu" and 0 < self.index_min_rows < rows
+
+    def index_of(self, memory: MemoryBank) -> InvertedFile:
+        """Build the index that a large bank gets when it is fitted."""
+        from orchestrator.patchcore.inverted_file import build_inverted_file
+
+        return build_inverted_file(memory)
+
+    def search_like(self, model: NeighborSearch, memory: MemoryBank) -> NeighborSearch:
+        """Make a bank searchable by the same kind of index as another, whatever its size: scores then compare."""
+        if model.kind != "ivf":
+            return self.search(memory)
+        return self.search(memory, self.index_of(memory))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

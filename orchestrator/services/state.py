@@ -17,6 +17,7 @@ from orchestrator.errors import (
     NotFound,
 )
 from orchestrator.features.base import FeatureExtractor
+from orchestrator.patchcore.search import IndexKind
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.datasets import Datasets
@@ -31,9 +32,10 @@ MAX_ROLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """A target at a glance. bank, calibration: None where there is none in force."""
+    """A target at a glance. bank, calibration: None where there is none in force. index: how the bank is searched."""
 
     bank: BankRecord | None
+    index: IndexKind | None
     calibration: Calibration | None
     calib_stale: bool
     mm_per_px: float | None
@@ -84,6 +86,7 @@ class States:
         bank, calibration = self._banks.find_snapshot(target)
         return TargetState(
             bank=bank.record if bank is not None else None,
+            index=bank.search.kind if bank is not None else None,
             calibration=calibration,
             calib_stale=calibration is None and self._banks.is_stale(target, bank),
             mm_per_px=self._recipes.mm_per_px(target.part.recipe_id),

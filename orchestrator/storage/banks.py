@@ -10,6 +10,7 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.domain.arrays import HalfArray
-from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.bank import BankIndex, BankMetadata, BankRecord
 from orchestrator.domain.identity import Target
 from orchestrator.domain.memory_options import MemoryOptions, Tiling
-from orchestrator.errors import StoreCorrupt
+from orchestrator.errors import NotFound, StoreCorrupt
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import ETag, FileStore
 
@@ -62,6 +63,38 @@ class BankStore:
         Raises StoreUnavailable.
         """
         self._store.write(_key(target), encode_bank(record))
+
+    def stage_index(self, target: Target, data: bytes) -> None:
+        """Write the index of a bank that is about to be committed, beside the one in use."""
+        self._store.write(_staged_index_key(target), data)
+
+    def drop_staged_index(self, target: Target) -> None:
+        """Take back an index whose bank was not committed."""
+        self._store.delete(_staged_index_key(target))
+
+    def settle_index(self, target: Target, data: bytes | None) -> None:
+        """Move the committed bank's index to its place; None where it has none.
+
+        Until then readers find it where it was staged, by its checksum.
+        """
+        if data is None:
+            self._store.delete(_index_key(target))
+        else:
+            self._store.write(_index_key(target), data)
+        self._store.delete(_staged_index_key(target))
+
+    def index_etag(self, target: Target) -> tuple[ETag | None, ETag | None]:
+        """Give a value that changes with every write of an index."""
+        return self._store.etag(_index_key(target)), self._store.etag(_staged_index_key(target))
+
+    def indexes(self, target: Target) -> Iterator[bytes]:
+        """Give the bytes of every index there is; which one belongs to a bank is for its checksum to tell."""
+        # The first place again: an index may move there between the two reads.
+        for key in (_index_key(target), _staged_index_key(target), _index_key(target)):
+            try:
+                yield self._store.read(key)
+            except NotFound:
+                continue
 
     def describe(
         self, target: Target, manifest: dict[str, Any], fit_line: dict[str, Any] | None = None
@@ -149,7 +182,9 @@ def _metadata(text: str, rows: int, key: str) -> BankMetadata:
     try:
         digests = tuple(str(d) for d in content.pop("sample_sha256"))
         options = _options(content.pop("options", {}))
-        return BankMetadata(**content, sample_sha256=digests, options=options)
+        described = content.pop("index", None)
+        index = BankIndex(**described) if described else None
+        return BankMetadata(**content, sample_sha256=digests, options=options, index=index)
     except (KeyError, TypeError) as error:
         raise StoreCorrupt(f"{key}: metadata cannot be read: {error}") from error
 
@@ -175,6 +210,14 @@ def legacy_metadata(rows: int, content: dict[str, Any]) -> BankMetadata:
         source="legacy",
         extra=content,
     )
+
+
+def _index_key(target: Target) -> str:
+    return f"{target.stem}_index.faiss"
+
+
+def _staged_index_key(target: Target) -> str:
+    return f"{target.stem}_next_index.faiss"
 
 
 def _key(target: Target) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.benchmarks import coreset, drift, naive, overhead, quality
+from tests.benchmarks import coreset, drift, naive, overhead, quality, search
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import Plan
 
@@ -14,4 +14,5 @@ SUITES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "drift": drift.run,
     "coreset": coreset.run,
     "quality": quality.run,
+    "search": search.run,
 }

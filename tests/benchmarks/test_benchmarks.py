@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.benchmarks import coreset, drift, naive, overhead, quality
 from orchestrator.demo.metrics import image_auroc
 from orchestrator.patchcore.score_rules import reweighted_score
 from orchestrator.services.folds import build_memory
 from orchestrator.services.score import patch_distances
+from tests.benchmarks import anomalib_scoring, coreset, drift, naive, overhead, quality, search
 from tests.benchmarks.paired import auroc_differences, interval
 from tests.benchmarks.quality_case import QualityCase
 from tests.benchmarks.quality_evaluation import SCORING
@@ -130,6 +130,19 @@ def test_a_bootstrap_sees_a_score_that_is_plainly_worse() -> None:
     assert interval(differences).high < 0
     expected = image_auroc(*blurred[0]) - image_auroc(good, bad)
     assert float(differences.mean()) == pytest.approx(expected, abs=0.01)
+
+
+def test_search_rows_have_their_floor_their_recall_and_their_scratch(tmp_path: Path) -> None:
+    plan = Plan(repository=tmp_path, triton_home=tmp_path, threads=1, repeats=1)
+    sizes = search.Sizes(queries=64, rows=300, dim=32, banks=(300, 600), large=2000, requests=2, samples=1)
+    rows = {row.case: row for row in search.run(plan, sizes)}
+    single = rows["1-NN of 300 rows, synthetic"]
+    assert single.floor_ratio == pytest.approx(single.ours / single.floor)
+    assert (single.n, single.d, single.k, single.tokens) == (300, 32, 1, "synthetic")
+    assert single.peer == "faiss IndexFlatL2"
+    assert 0.5 < rows["recall@1 through the index, 600 rows"].ours <= 1
+    assert rows["scratch of 2 searches at once, 2000 rows"].ours < 64
+    assert not any(row.tokens == "real" for row in rows.values())
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from orchestrator.errors import InvalidInput
-from orchestrator.patchcore.memory_bank import MemoryBank
-from orchestrator.patchcore.neighbors import nearest, nearest_rows
-from tests.reference import clustered, distance_table
+from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
+from orchestrator.patchcore.neighbors import nearest, nearest_k, nearest_rows
+from orchestrator.patchcore.projection import find_projection
+from orchestrator.patchcore.search import ExactSearch
+from tests.reference import clustered, distance_table, nearest_neighbours
 
 
 @settings(deadline=None, max_examples=30)
@@ -19,8 +25,7 @@ def test_distances_are_those_of_brute_force(n: int, m: int, dim: int, seed: int)
     queries, rows = clustered(n, dim, 3, seed), clustered(m, dim, 3, seed + 1)
     distances, index = nearest(queries, MemoryBank(rows, (1, 1)))
     table = distance_table(queries, rows)
-    # The product that picks the row rounds squared distances by up to 1e-6.
-    np.testing.assert_allclose(distances.astype(np.float64) ** 2, table.min(axis=1) ** 2, atol=2e-6)
+    np.testing.assert_allclose(distances, table.min(axis=1), rtol=1e-6)
     np.testing.assert_allclose(distances, table[np.arange(n), index], atol=1e-6)
     assert distances.dtype == np.float32
     assert index.dtype == np.int64
@@ -79,6 +84,117 @@ def test_rows_of_any_norm_are_ranked_by_distance_not_by_product() -> None:
     squared, index = nearest_rows(np.array([[1, 0]], dtype=np.float32), rows, (rows**2).sum(axis=1))
     assert index.tolist() == [2]
     assert squared[0] == pytest.approx(0.25)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 8), st.integers(1, 90), st.integers(1, 12), st.integers(0, 1000), st.data())
+def test_k_nearest_are_those_of_brute_force_equals_in_the_order_of_rows(
+    n: int, m: int, dim: int, seed: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, m))
+    # Drawn from few rows, zero among them: equal rows and equal distances are the rule.
+    pool = np.concatenate([clustered(5, dim, 2, seed), np.zeros((1, dim), np.float32)])
+    rng = np.random.default_rng(seed)
+    queries, rows = pool[rng.integers(0, 6, n)], pool[rng.integers(0, 6, m)]
+    squared, index = nearest_neighbours(queries, rows, k)
+    distances, found = nearest_k(queries, MemoryBank(rows, (1, 1)), k)
+    np.testing.assert_array_equal(found, index)
+    np.testing.assert_array_equal(distances, np.sqrt(squared).astype(np.float32))
+    assert (distances.shape, distances.dtype, found.dtype) == ((n, k), np.float32, np.int64)
+
+
+def test_a_projection_changes_no_bit_of_an_answer() -> None:
+    # As patch tokens are: most of what sets them apart lies in few directions.
+    scale = np.float32(0.9) ** np.arange(64, dtype=np.float32)
+    drawn = np.random.default_rng(12).standard_normal((6700, 64)).astype(np.float32) * scale
+    rows, queries = l2_normalise(drawn[:6000]), l2_normalise(drawn[6000:])
+    rows[100:140] = rows[0]
+    bank = MemoryBank(rows, (1, 1))
+    projection = find_projection(rows, bank.squared_norms)
+    assert projection is not None
+    assert projection.bounds.shape[1] < 64
+    for k in (1, 9):
+        plain, pruned = nearest_k(queries, bank, k), nearest_k(queries, bank, k, projection=projection)
+        np.testing.assert_array_equal(plain[1], pruned[1])
+        np.testing.assert_array_equal(plain[0], pruned[0])
+
+
+def test_rows_without_structure_are_searched_without_a_projection() -> None:
+    rows = clustered(3000, 64, 3000, seed=13)
+    assert find_projection(rows, np.ones(3000, np.float32)) is None
+    small = clustered(500, 64, 5, seed=14)
+    assert find_projection(small, np.ones(500, np.float32)) is None
+
+
+def test_the_answer_is_the_same_on_any_number_of_threads() -> None:
+    bank = MemoryBank(clustered(2500, 96, 60, seed=15), (1, 1))
+    queries = clustered(600, 96, 60, seed=16)
+    search = ExactSearch(bank, "euclidean")
+    answers = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            answers.append(search.nearest_k(queries, 5))
+
+    def ask() -> None:
+        answers.append(search.nearest_k(queries, 5))
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert len(answers) == 6
+    for distances, rows in answers[1:]:
+        np.testing.assert_array_equal(distances, answers[0][0])
+        np.testing.assert_array_equal(rows, answers[0][1])
+
+
+def test_sixteen_searches_of_a_large_bank_need_less_than_64_mb_together() -> None:
+    # Of few dimensions, to be quick; the benchmark measures D = 384, and what the BLAS takes for itself.
+    bank = MemoryBank(clustered(100_000, 16, 50, seed=17), (1, 1))
+    queries = clustered(600, 16, 50, seed=18)
+    search = ExactSearch(bank, "euclidean")
+    search.nearest(queries[:8])
+    ready = threading.Barrier(16)
+
+    def ask() -> None:
+        ready.wait()
+        search.nearest(queries)
+
+    askers = [threading.Thread(target=ask) for _ in range(16)]
+    with threadpool_limits(1, user_api="blas"):
+        tracemalloc.start()
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert 16e6 < peak <= 64e6, "sixteen blocks of products, and not the table of 16 x 600 x 100,000"
+
+
+def test_more_neighbours_than_rows_are_refused() -> None:
+    bank = MemoryBank(clustered(5, 4, 1, seed=0), (1, 1))
+    for k in (0, 6):
+        with pytest.raises(InvalidInput, match=f"k = {k} neighbours of a bank of 5 rows"):
+            nearest_k(np.ones((1, 4), np.float32), bank, k)
+
+
+def test_the_kernel_compiles_where_no_cache_folder_can_be_written() -> None:
+    # Numba's own refusal, which root never meets.
+    script = """
+import numba
+def refuse(*args, **kwargs):
+    if kwargs.pop("cache", False):
+        raise RuntimeError("cannot cache function: no locator available")
+    return plain(*args, **kwargs)
+plain, numba.njit = numba.njit, refuse
+import numpy as np
+from orchestrator.patchcore.neighbors import nearest_rows
+print(nearest_rows(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), np.ones(3, np.float32))[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0 1 2]"
 
 
 def test_the_search_never_holds_the_whole_table() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.domain.calibration import Calibration, FalseReject
 from orchestrator.domain.identity import Target
-from orchestrator.errors import Conflict
+from orchestrator.errors import Conflict, StoreUnavailable
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.storage.banks import BankStore
 from orchestrator.storage.calibrations import CalibrationStore
@@ -55,3 +55,17 @@ def test_a_calibration_put_in_force_during_a_fit_is_not_lost(tmp_path: Path) -> 
     same = dataclasses.replace(calibration, calibrated_at="2025-01-01T00:00:00.000Z", threshold=0.4)
     again, _, _ = committer.fit(TARGET, record(), [], lambda _: None, before=same)
     assert again.metadata.generation == metadata.generation + 1
+
+
+def test_a_fit_that_cannot_commit_leaves_the_old_index(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    banks = BankStore(store)
+    committer = Committer(store, RecipeStore(store), banks, CalibrationStore(store), DatasetStore(store))
+    committer.fit(TARGET, record(), [], lambda _: None, index=b"first")
+    bank = tmp_path / f"{TARGET.stem}.npz"
+    bank.unlink()
+    # What cannot be replaced by a file.
+    (bank / "in the way").mkdir(parents=True)
+    with pytest.raises(StoreUnavailable):
+        committer.fit(TARGET, record(), [], lambda _: None, index=b"second")
+    assert set(banks.indexes(TARGET)) == {b"first"}

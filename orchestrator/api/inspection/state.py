@@ -113,6 +113,7 @@ async def manifest(
         n_embeddings=metadata.n_embeddings if metadata else 0,
         coreset_size=len(bank.embeddings) if bank else 0,
         token_shape=list(bank.grid) if bank else None,
+        index=found.index,
         last_fit_at=metadata.fit_started_at if metadata else None,
         mm_per_px=found.mm_per_px,
         operator_id=metadata.operator_id if metadata else None,

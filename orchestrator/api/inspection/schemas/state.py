@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
@@ -47,6 +49,13 @@ class ManifestResponse(Identified):
     n_embeddings: int
     coreset_size: int
     token_shape: TokenShape | None
+    index: Annotated[
+        Literal["exact", "ivf", "gpu_flat"] | None,
+        Field(
+            description="How the bank is searched: every row compared, on the processor or a GPU, or an inverted file. "
+            "A bank whose index was lost is searched exactly, and its calibration is stale."
+        ),
+    ]
     last_fit_at: str | None
     mm_per_px: float | None
     operator_id: str | None
