@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.domain.arrays import FloatArray, MaskArray
+from orchestrator.domain.arrays import FloatArray, MaskArray, SpanArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,17 @@ class Letterbox:
         rows = _axis_on_content(self.top, self.height, self.canvas[0], grid[0])
         columns = _axis_on_content(self.left, self.width, self.canvas[1], grid[1])
         return rows[:, None] & columns[None, :]
+
+    def patch_spans(self, grid: tuple[int, int]) -> tuple[SpanArray, SpanArray]:
+        """Give what every row and every column of patches sees: ((R, 2), (C, 2)) float64, crop px, from and to.
+
+        Beyond the crop on padding.
+        """
+        rows = (np.arange(grid[0] + 1) * (self.canvas[0] / grid[0]) - self.top) * (self.crop[0] / self.height)
+        columns = (np.arange(grid[1] + 1) * (self.canvas[1] / grid[1]) - self.left) * (
+            self.crop[1] / self.width
+        )
+        return np.stack([rows[:-1], rows[1:]], axis=1), np.stack([columns[:-1], columns[1:]], axis=1)
 
     def crop_to_grid(self, grid: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
         """Give, for every crop row and column, its place in token coordinates (token centres at integers).

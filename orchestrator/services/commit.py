@@ -199,6 +199,7 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
         "n_embeddings": metadata.n_embeddings,
         "coreset_size": len(record.embeddings),
         "token_shape": list(record.grid),
+        "options": asdict(metadata.options),
         "mm_per_px": metadata.mm_per_px,
         "samples": len(metadata.sample_sha256),
         "last_calibration_at": calibration.calibrated_at if calibration else None,

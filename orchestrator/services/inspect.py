@@ -16,15 +16,17 @@ from orchestrator.domain.arrays import FloatArray
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
+from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.regions import Region, find_regions
-from orchestrator.patchcore.scoring import heat_map, image_score
+from orchestrator.patchcore.scoring import heat_map
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, Prepared
-from orchestrator.services.score import Scoring, crop_map, patch_distances
+from orchestrator.services.foreground import keep_foreground
+from orchestrator.services.score import Scoring, crop_map, patch_distances, score_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Inspection:
 class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
-    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
+    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage. has_foreground: whether the
+    part's foreground alone was judged, false where none was found; None where the bank does not ask for it.
     """
 
     score: float
@@ -67,6 +70,8 @@ class Verdict:
     mm_per_px: float
     blur_sigma: float
     score_percentile: float
+    score_rule: ScoreRule
+    has_foreground: bool | None
     area_mm2_thr: float
     elapsed_ms: float
     timings_ms: dict[str, float]
@@ -225,7 +230,9 @@ class Inspector:
         if inspection.lock_scale:
             self._committer.check_scale(inspection.target.part.recipe_id, inspection.mm_per_px)
         started = time.perf_counter()
-        prepared = self._embedder.prepare_now(inspection.photograph, spec)
+        prepared = self._embedder.prepare_now(
+            inspection.photograph, spec, bank.record.metadata.options.tiling
+        )
         return _Ready(bank, calibration, spec, prepared, (time.perf_counter() - started) * 1e3)
 
     def _require_none(self, target: Target) -> None:
@@ -248,10 +255,12 @@ class Inspector:
             clock.append(time.perf_counter())
             return (clock[-1] - clock[-2]) * 1e3
 
+        record, rule = ready.bank.record, ready.bank.record.metadata.options.score_rule
+        embedded = keep_foreground(embedded, record.foreground)
         found = patch_distances(embedded, ready.bank.search)
         search_ms = lap()
         anomaly = crop_map(found, embedded, self._scoring)
-        score = image_score(anomaly, embedded.mask, percentile)
+        score = score_of(found, anomaly, embedded, ready.bank.search, percentile, rule)
         regions = (
             find_regions(
                 anomaly,
@@ -272,12 +281,14 @@ class Inspector:
             score=score,
             threshold=threshold,
             decision=None if threshold is None else ("ng" if score >= threshold else "ok"),
-            token_shape=ready.spec.grid,
+            token_shape=(embedded.patches.shape[0], embedded.patches.shape[1]),
             heatmap_png=png,
             regions=regions,
             mm_per_px=inspection.mm_per_px,
             blur_sigma=self._scoring.blur_sigma,
             score_percentile=percentile,
+            score_rule=rule,
+            has_foreground=embedded.has_foreground,
             area_mm2_thr=area_mm2_thr,
             elapsed_ms=0.0,
             timings_ms={

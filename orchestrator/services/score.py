@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
+from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.memory_bank import MemoryBank
 from orchestrator.patchcore.neighbors import Metric
-from orchestrator.patchcore.scoring import anomaly_map, image_score
+from orchestrator.patchcore.score_rules import rule_score
+from orchestrator.patchcore.scoring import anomaly_map
 from orchestrator.patchcore.search import ExactSearch, NeighborSearch
 from orchestrator.services.embed import Embedded
 
@@ -31,18 +33,21 @@ class PatchDistances:
     """Every patch's nearest neighbour.
 
     distances: (R, C) float32, 0 where a patch does not count. rows: (R, C) int64 bank rows, -1 where it does not.
+    queries: (n, D) float32, the patches that count, as they were searched.
     """
 
     distances: FloatArray
     rows: IndexArray
+    queries: FloatArray
 
 
 def patch_distances(photograph: Embedded, search: NeighborSearch) -> PatchDistances:
     """Search the bank for every patch of the photograph that counts."""
     distances = np.zeros(photograph.patches.shape, dtype=np.float32)
     rows = np.full(photograph.patches.shape, -1, dtype=np.int64)
-    distances[photograph.patches], rows[photograph.patches] = search.nearest(photograph.queries)
-    return PatchDistances(distances, rows)
+    queries = photograph.queries
+    distances[photograph.patches], rows[photograph.patches] = search.nearest(queries)
+    return PatchDistances(distances, rows, queries)
 
 
 def crop_map(found: PatchDistances, photograph: Embedded, scoring: Scoring) -> FloatArray:
@@ -50,7 +55,36 @@ def crop_map(found: PatchDistances, photograph: Embedded, scoring: Scoring) -> F
     return anomaly_map(found.distances, photograph.patches, photograph.box, sigma=scoring.blur_sigma)
 
 
-def score_against(photograph: Embedded, search: NeighborSearch, scoring: Scoring, percentile: float) -> float:
-    """Give the image score."""
-    drawn = crop_map(patch_distances(photograph, search), photograph, scoring)
-    return image_score(drawn, photograph.mask, percentile)
+def score_of(
+    found: PatchDistances,
+    drawn: FloatArray,
+    photograph: Embedded,
+    search: NeighborSearch,
+    percentile: float,
+    rule: ScoreRule,
+) -> float:
+    """Give the image score by the bank's rule. drawn: the crop's map. percentile: for the rule of that name alone.
+
+    The map keeps the distances' unit whatever the rule, and regions are cut from it: a rule that scales, as the
+    re-weighted maximum does, may pass a threshold where no region does, and the other way round.
+    """
+    return rule_score(
+        rule,
+        distances=found.distances,
+        patches=photograph.patches,
+        anomaly=drawn,
+        mask=photograph.mask,
+        percentile=percentile,
+        queries=found.queries,
+        rows=found.rows,
+        memory=search.memory,
+    )
+
+
+def score_against(
+    photograph: Embedded, search: NeighborSearch, scoring: Scoring, percentile: float, rule: ScoreRule
+) -> float:
+    """Give the image score by the bank's rule; only what counts of the photograph is left in it."""
+    found = patch_distances(photograph, search)
+    drawn = crop_map(found, photograph, scoring)
+    return score_of(found, drawn, photograph, search, percentile, rule)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import File, Form, Query, Request, UploadFile
 
+from orchestrator.domain.memory_options import Augmentation, ScoreRule
 from orchestrator.domain.scale import check_mm_per_px
 from orchestrator.errors import InvalidInput
 
@@ -26,6 +27,26 @@ OptionalScaleForm = Annotated[
 ShapeForm = Annotated[
     str | None,
     Form(description='ROI in crop pixels as JSON: {"kind": "rect|circle|annulus", ...}.'),
+]
+AugmentationForm = Annotated[
+    Augmentation | None, Form(description="Mirror images and quarter turns that enter the bank too.")
+]
+ForegroundForm = Annotated[
+    bool | None, Form(description="Let the patches of the background count for nothing.")
+]
+TileForm = Annotated[
+    int | None,
+    Form(ge=0, description="Window over larger crops, side in crop pixels; 0 is none. At least 64."),
+]
+OverlapForm = Annotated[
+    int | None,
+    Form(
+        ge=0,
+        description="What neighbouring windows share at least, px; a quarter of the window where absent.",
+    ),
+]
+ScoreRuleForm = Annotated[
+    ScoreRule | None, Form(description="From patch distances to the image score, for this bank.")
 ]
 NoteForm = Annotated[str | None, Form(max_length=10_000)]
 ImagesFile = Annotated[list[UploadFile] | None, File(description="Photographs.")]

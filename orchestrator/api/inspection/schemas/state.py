@@ -6,7 +6,7 @@ from typing import Literal
 
 from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
-from orchestrator.api.inspection.schemas.shared import Identified, TokenShape
+from orchestrator.api.inspection.schemas.shared import Identified, MemoryOptionsBody, TokenShape
 from orchestrator.api.wire import Closed
 
 
@@ -46,6 +46,7 @@ class ManifestResponse(Identified):
     n_embeddings: int
     coreset_size: int
     token_shape: TokenShape | None
+    options: MemoryOptionsBody | None
     last_fit_at: str | None
     mm_per_px: float | None
     operator_id: str | None
