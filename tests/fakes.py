@@ -96,8 +96,10 @@ class PatchMeanExtractor:
         side = spec.input_size[0] // rows, spec.input_size[1] // columns
         patches = images.reshape(len(images), rows, side[0], columns, side[1], 3).mean(axis=(2, 4))
         colours = np.concatenate([patches, np.full((*patches.shape[:3], 1), 64.0)], axis=-1)
-        tokens = colours / np.linalg.norm(colours, axis=-1, keepdims=True)
-        return tokens.reshape(len(images), rows * columns, 4).astype(np.float16)
+        tokens = np.zeros((len(images), rows * columns, spec.dim), np.float16)
+        unit = colours / np.linalg.norm(colours, axis=-1, keepdims=True)
+        tokens[..., :4] = unit.reshape(len(images), rows * columns, 4)
+        return tokens
 
     async def is_ready(self, spec: BackboneSpec) -> bool:
         """Always."""

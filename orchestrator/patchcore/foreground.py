@@ -7,6 +7,7 @@ unnormalised tokens. Here the component is the fit's own and stays with its bank
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -24,11 +25,25 @@ CENTRE_SHARE = 0.6
 _COMPONENT_TOKENS = 16_384
 # Below this, projections differ by the rounding of float16 tokens alone.
 _NO_SPREAD = 1e-3
+_FRAME = 2
 _KERNEL = np.ones((3, 3), dtype=np.uint8)
 
 
-def fit_axis(tokens: Sequence[HalfArray], patches: Sequence[MaskArray]) -> tuple[ForegroundAxis, float]:
-    """Find the axis that tells the part from its background, and the share of counted patches on the part's side.
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundForeground:
+    """An axis, and how well it tells the part from its background.
+
+    share: of the counted patches that lie on the part's side. separation: of the tokens' variance along the axis, what
+    lies between the two sides, 0 to 1; tokens that are spread evenly, with no gap anywhere, have 3/4.
+    """
+
+    axis: ForegroundAxis
+    share: float
+    separation: float
+
+
+def fit_axis(tokens: Sequence[HalfArray], patches: Sequence[MaskArray]) -> FoundForeground:
+    """Find the axis that tells the part from its background.
 
     tokens: (N, D) of each photograph, L2-normalised. patches: (R, C) bool, the ones that count, at least one a
     photograph. The part is the side that holds more of the middle of the counted patches than of their rim. Tokens
@@ -39,13 +54,13 @@ def fit_axis(tokens: Sequence[HalfArray], patches: Sequence[MaskArray]) -> tuple
     direction = _first_component(np.concatenate([rows[::stride] for rows in counted]).astype(np.float32))
     places = np.concatenate([_project(rows, direction) for rows in counted])
     if float(np.ptp(places)) <= _NO_SPREAD:
-        return ForegroundAxis(direction, float(places.min()) - 1), 1.0
-    cut = _otsu_cut(places)
+        return FoundForeground(ForegroundAxis(direction, float(places.min()) - 1), 1.0, 0.0)
+    cut, separation = _otsu_cut(places)
     above = places > cut
     central = np.concatenate([_central(p)[p] for p in patches])
     if central.any() and not central.all() and above[central].mean() < above[~central].mean():
-        return ForegroundAxis(-direction, -cut), float((~above).mean())
-    return ForegroundAxis(direction, cut), float(above.mean())
+        return FoundForeground(ForegroundAxis(-direction, -cut), float((~above).mean()), separation)
+    return FoundForeground(ForegroundAxis(direction, cut), float(above.mean()), separation)
 
 
 def foreground_patches(tokens: HalfArray, patches: MaskArray, axis: ForegroundAxis) -> MaskArray:
@@ -54,9 +69,10 @@ def foreground_patches(tokens: HalfArray, patches: MaskArray, axis: ForegroundAx
     tokens: (N, D), row-major over the grid. Grown by one patch and closed, so that a defect on the part's edge stays.
     """
     above = (_project(tokens, axis.direction) > axis.cut).reshape(patches.shape) & patches
-    grown = cv2.dilate(above.astype(np.uint8), _KERNEL)
-    closed = cv2.morphologyEx(grown, cv2.MORPH_CLOSE, _KERNEL).astype(np.bool_)
-    chosen: MaskArray = closed & patches
+    # Framed: on its very border OpenCV closes everything that it has grown to.
+    framed = np.pad(above.astype(np.uint8), _FRAME)
+    closed = cv2.morphologyEx(cv2.dilate(framed, _KERNEL), cv2.MORPH_CLOSE, _KERNEL)
+    chosen: MaskArray = closed[_FRAME:-_FRAME, _FRAME:-_FRAME].astype(np.bool_) & patches
     return chosen
 
 
@@ -95,8 +111,11 @@ def _first_component(rows: FloatArray) -> FloatArray:
     return direction
 
 
-def _otsu_cut(places: FloatArray) -> float:
-    """Split where the variance between the two classes is largest, exactly, without a histogram."""
+def _otsu_cut(places: FloatArray) -> tuple[float, float]:
+    """Split where the variance between the two sides is largest, exactly, without a histogram.
+
+    Returns the cut, and that variance's share of the whole.
+    """
     rising: NDArray[np.float64] = np.sort(places).astype(np.float64)
     below = np.cumsum(rising)
     counts = np.arange(1, len(rising))
@@ -104,7 +123,8 @@ def _otsu_cut(places: FloatArray) -> float:
     between = counts * (len(rising) - counts) * (upper - lower) ** 2
     between[np.diff(rising) <= 0] = -1
     split = int(between.argmax())
-    return float((rising[split] + rising[split + 1]) / 2)
+    cut = float((rising[split] + rising[split + 1]) / 2)
+    return cut, float(between[split] / (len(rising) ** 2 * rising.var()))
 
 
 def _central(patches: MaskArray) -> MaskArray:

@@ -24,7 +24,6 @@ from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, RawShape
 from orchestrator.services.folds import fold_count, score_fold
-from orchestrator.services.foreground import keep_foreground
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
 
@@ -245,7 +244,4 @@ def _scores(
     photographs: Sequence[Embedded],
 ) -> list[float]:
     rule = record.metadata.options.score_rule
-    return [
-        score_against(keep_foreground(p, record.foreground), search, scoring, percentile, rule)
-        for p in photographs
-    ]
+    return [score_against(p, search, scoring, percentile, rule, record.foreground) for p in photographs]

@@ -35,7 +35,7 @@ from orchestrator.services.calibrate import Calibrator, Recipe
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape, check_one_grid
 from orchestrator.services.folds import build_memory
-from orchestrator.services.foreground import check_share, find_foreground, keep_foreground
+from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.storage.activity import ActivityStore
@@ -256,9 +256,9 @@ def _build(
     extra: dict[str, Any] = {"memory_fit": request.memory_fit}
     axis = None
     if request.options.foreground:
-        axis, share = find_foreground(embedded)
-        check_share(share)
-        extra["foreground_share"] = share
+        found = find_foreground(embedded)
+        check_foreground(found)
+        axis, extra["foreground_share"] = found.axis, found.share
     members = [keep_foreground(e, axis) for e in embedded]
     memory, kept, n_embeddings = build_memory(members, rate, on_coreset)
     patches = [m.bank_patches for m in members]

@@ -60,13 +60,11 @@ def score_fold(
     n = len(photographs)
     assignment = fold_of(n, fold_count(n), seed=SEED)
     rest = [p for p, f in zip(photographs, assignment, strict=True) if f != fold]
-    axis = find_foreground(rest)[0] if options.foreground else None
+    axis = find_foreground(rest).axis if options.foreground else None
     memory, _, _ = build_memory([keep_foreground(p, axis) for p in rest], rate, progress)
     held_out = np.flatnonzero(assignment == fold).tolist()
     search = scoring.search(memory)
     return {
-        index: score_against(
-            keep_foreground(photographs[index], axis), search, scoring, percentile, options.score_rule
-        )
+        index: score_against(photographs[index], search, scoring, percentile, options.score_rule, axis)
         for index in held_out
     }

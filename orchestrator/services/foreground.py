@@ -7,28 +7,38 @@ from dataclasses import replace
 
 from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.errors import InvalidInput
-from orchestrator.patchcore.foreground import fit_axis, foreground_patches, foreground_pixels
+from orchestrator.patchcore.foreground import FoundForeground, fit_axis, foreground_patches, foreground_pixels
 from orchestrator.services.embed import Embedded
 
 LEAST_SHARE, LARGEST_SHARE = 0.05, 0.95
 """Of the counted patches of a fit; outside, the axis tells nothing from nothing."""
 
+LEAST_SEPARATION = 0.8
+"""A fit's two sides must stand apart: tokens spread evenly between them would have 3/4."""
 
-def find_foreground(photographs: Sequence[Embedded]) -> tuple[ForegroundAxis, float]:
-    """Fit the axis on photographs, at least one, and give the share of their counted patches that shows the part."""
+
+def find_foreground(photographs: Sequence[Embedded]) -> FoundForeground:
+    """Find the foreground of photographs, at least one, whole."""
     return fit_axis([p.tokens for p in photographs], [p.patches for p in photographs])
 
 
-def check_share(share: float) -> None:
-    """Refuse an axis that leaves nearly nothing, or nearly everything.
+def check_foreground(found: FoundForeground) -> None:
+    """Refuse an axis that leaves nearly nothing, or nearly everything, or parts what is one.
 
     Raises InvalidInput.
     """
-    if not LEAST_SHARE <= share <= LARGEST_SHARE:
+    sentence = (
+        f"{found.share:.0%} of the patches would count as the part, and {found.separation:.0%} of what sets patches "
+        f"apart would be between part and background"
+    )
+    remedy = "Send foreground=false, or a shape around the part."
+    if not LEAST_SHARE <= found.share <= LARGEST_SHARE:
         raise InvalidInput(
-            f"foreground: {share:.1%} of the patches would count as the part, not {LEAST_SHARE:.0%} to "
-            f"{LARGEST_SHARE:.0%}; the photographs show no background that stands apart. Send foreground=false, or a "
-            "shape around the part."
+            f"foreground: {sentence}; it takes {LEAST_SHARE:.0%} to {LARGEST_SHARE:.0%} of the patches. {remedy}"
+        )
+    if found.separation < LEAST_SEPARATION:
+        raise InvalidInput(
+            f"foreground: {sentence}; less than {LEAST_SEPARATION:.0%} shows no background of its own. {remedy}"
         )
 
 

@@ -25,8 +25,7 @@ from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, Photograph, Prepared
-from orchestrator.services.foreground import keep_foreground
-from orchestrator.services.score import Scoring, crop_map, patch_distances, score_of
+from orchestrator.services.score import Scoring, crop_map, measure, score_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +255,7 @@ class Inspector:
             return (clock[-1] - clock[-2]) * 1e3
 
         record, rule = ready.bank.record, ready.bank.record.metadata.options.score_rule
-        embedded = keep_foreground(embedded, record.foreground)
-        found = patch_distances(embedded, ready.bank.search)
+        embedded, found = measure(embedded, ready.bank.search, self._scoring, record.foreground)
         search_ms = lap()
         anomaly = crop_map(found, embedded, self._scoring)
         score = score_of(found, anomaly, embedded, ready.bank.search, percentile, rule)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
+from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.memory_bank import MemoryBank
 from orchestrator.patchcore.neighbors import Metric
@@ -14,6 +15,7 @@ from orchestrator.patchcore.score_rules import rule_score
 from orchestrator.patchcore.scoring import anomaly_map
 from orchestrator.patchcore.search import ExactSearch, NeighborSearch
 from orchestrator.services.embed import Embedded
+from orchestrator.services.foreground import keep_foreground
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,34 @@ def patch_distances(photograph: Embedded, search: NeighborSearch) -> PatchDistan
     return PatchDistances(distances, rows, queries)
 
 
+def part_distances(
+    photograph: Embedded, search: NeighborSearch, axis: ForegroundAxis, scoring: Scoring
+) -> PatchDistances:
+    """Search only the bank's rows that show the part themselves, for every patch that counts.
+
+    A bank of foregrounds holds their rims too, so the bare background is near to it: a photograph without the part
+    would pass.
+    """
+    memory = search.memory
+    shown = np.flatnonzero(memory.embeddings @ axis.direction > axis.cut)
+    if len(shown) == 0:
+        return patch_distances(photograph, search)
+    part = MemoryBank(np.ascontiguousarray(memory.embeddings[shown]), memory.grid)
+    found = patch_distances(photograph, ExactSearch(part, scoring.distance))
+    rows = np.where(photograph.patches, shown[found.rows], -1)
+    return PatchDistances(found.distances, rows, found.queries)
+
+
+def measure(
+    photograph: Embedded, search: NeighborSearch, scoring: Scoring, axis: ForegroundAxis | None
+) -> tuple[Embedded, PatchDistances]:
+    """Keep what counts of a photograph and search the bank for it. axis: of the bank, None where all counts."""
+    counted = keep_foreground(photograph, axis)
+    if axis is not None and not counted.has_foreground:
+        return counted, part_distances(counted, search, axis, scoring)
+    return counted, patch_distances(counted, search)
+
+
 def crop_map(found: PatchDistances, photograph: Embedded, scoring: Scoring) -> FloatArray:
     """Draw patch distances in the crop's own frame: (H, W) float32."""
     return anomaly_map(found.distances, photograph.patches, photograph.box, sigma=scoring.blur_sigma)
@@ -82,9 +112,13 @@ def score_of(
 
 
 def score_against(
-    photograph: Embedded, search: NeighborSearch, scoring: Scoring, percentile: float, rule: ScoreRule
+    photograph: Embedded,
+    search: NeighborSearch,
+    scoring: Scoring,
+    percentile: float,
+    rule: ScoreRule,
+    axis: ForegroundAxis | None,
 ) -> float:
-    """Give the image score by the bank's rule; only what counts of the photograph is left in it."""
-    found = patch_distances(photograph, search)
-    drawn = crop_map(found, photograph, scoring)
-    return score_of(found, drawn, photograph, search, percentile, rule)
+    """Give the image score by the bank's rule, of what counts of a photograph. axis: the bank's foreground."""
+    counted, found = measure(photograph, search, scoring, axis)
+    return score_of(found, crop_map(found, counted, scoring), counted, search, percentile, rule)

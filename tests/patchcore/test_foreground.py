@@ -42,15 +42,17 @@ def above(tokens: HalfArray, axis: ForegroundAxis) -> MaskArray:
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_part_is_the_side_that_fills_the_middle_whatever_its_material(swapped: bool) -> None:
     photographs = [tokens_of(MIDDLE, seed, swapped=swapped) for seed in range(4)]
-    axis, share = fit_axis(photographs, [EVERYWHERE] * 4)
-    assert share == pytest.approx(MIDDLE.mean())
+    found = fit_axis(photographs, [EVERYWHERE] * 4)
+    axis = found.axis
+    assert found.separation > 0.95
+    assert found.share == pytest.approx(MIDDLE.mean())
     for tokens in [*photographs, tokens_of(MIDDLE, 99, swapped=swapped)]:
         np.testing.assert_array_equal(above(tokens, axis), MIDDLE)
 
 
 def test_the_axis_is_that_of_a_naive_decomposition() -> None:
     photographs = [tokens_of(MIDDLE, seed) for seed in range(3)]
-    axis, _ = fit_axis(photographs, [EVERYWHERE] * 3)
+    axis = fit_axis(photographs, [EVERYWHERE] * 3).axis
     rows = np.concatenate(photographs).astype(np.float64)
     _, _, vectors = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     assert abs(float(vectors[0] @ axis.direction)) == pytest.approx(1, abs=1e-5)
@@ -63,9 +65,16 @@ def test_the_axis_is_that_of_a_naive_decomposition() -> None:
     assert axis.cut == pytest.approx((places[best] + places[best + 1]) / 2, abs=1e-4)
 
 
+def test_tokens_spread_evenly_along_a_line_are_three_quarters_apart() -> None:
+    ends = np.random.default_rng(0).normal(size=(2, 16))
+    along = np.random.default_rng(1).permutation(np.linspace(0, 0.2, EVERYWHERE.size))[:, None]
+    tokens = l2_normalise((ends[0] + along * ends[1]).astype(np.float32)).astype(np.float16)
+    assert fit_axis([tokens], [EVERYWHERE]).separation == pytest.approx(0.75, abs=0.02)
+
+
 def test_the_same_photographs_give_the_same_axis() -> None:
     photographs = [tokens_of(MIDDLE, seed) for seed in range(3)]
-    first, again = (fit_axis(photographs, [EVERYWHERE] * 3)[0] for _ in range(2))
+    first, again = (fit_axis(photographs, [EVERYWHERE] * 3).axis for _ in range(2))
     np.testing.assert_array_equal(first.direction, again.direction)
     assert first.cut == again.cut
 
@@ -73,8 +82,9 @@ def test_the_same_photographs_give_the_same_axis() -> None:
 def test_the_middle_is_that_of_the_patches_that_count() -> None:
     # The part fills the middle of the ROI, which lies in a corner of the crop.
     roi, part = part_in(slice(0, 6), slice(0, 6)), part_in(slice(1, 5), slice(1, 5))
-    axis, share = fit_axis([tokens_of(part, 0)], [roi])
-    assert share == pytest.approx(16 / 36)
+    found = fit_axis([tokens_of(part, 0)], [roi])
+    axis = found.axis
+    assert found.share == pytest.approx(16 / 36)
     np.testing.assert_array_equal(above(tokens_of(part, 1), axis), part)
 
 
@@ -83,7 +93,7 @@ def test_patches_that_do_not_count_move_nothing() -> None:
     tokens = tokens_of(part, 0)
     other = tokens.copy()
     other[~roi.reshape(-1)] = tokens_of(~part, 5)[~roi.reshape(-1)]
-    axis, moved = fit_axis([tokens], [roi])[0], fit_axis([other], [roi])[0]
+    axis, moved = fit_axis([tokens], [roi]).axis, fit_axis([other], [roi]).axis
     np.testing.assert_array_equal(axis.direction, moved.direction)
     assert axis.cut == moved.cut
     assert not (foreground_patches(other, roi, axis) & ~roi).any()
@@ -91,13 +101,13 @@ def test_patches_that_do_not_count_move_nothing() -> None:
 
 def test_tokens_without_spread_all_show_the_part() -> None:
     tokens = np.tile(tokens_of(MIDDLE, 0)[:1], (EVERYWHERE.size, 1))
-    axis, share = fit_axis([tokens], [EVERYWHERE])
-    assert share == 1
-    assert foreground_patches(tokens, EVERYWHERE, axis).all()
+    found = fit_axis([tokens], [EVERYWHERE])
+    assert (found.share, found.separation) == (1, 0)
+    assert foreground_patches(tokens, EVERYWHERE, found.axis).all()
 
 
 def test_a_defect_on_the_part_s_edge_and_a_hole_in_it_stay_in() -> None:
-    axis, _ = fit_axis([tokens_of(MIDDLE, 0)], [EVERYWHERE])
+    axis = fit_axis([tokens_of(MIDDLE, 0)], [EVERYWHERE]).axis
     bitten = MIDDLE.copy()
     bitten[3, 6] = bitten[5, 6] = False
     kept = foreground_patches(tokens_of(bitten, 1), EVERYWHERE, axis)
@@ -105,8 +115,15 @@ def test_a_defect_on_the_part_s_edge_and_a_hole_in_it_stay_in() -> None:
     np.testing.assert_array_equal(kept, part_in(slice(2, 8), slice(3, 10)))
 
 
+def test_a_part_near_the_grid_s_border_does_not_reach_it() -> None:
+    near = part_in(slice(2, 8), slice(2, 10))
+    axis = fit_axis([tokens_of(near, 0)], [EVERYWHERE]).axis
+    kept = foreground_patches(tokens_of(near, 1), EVERYWHERE, axis)
+    np.testing.assert_array_equal(kept, part_in(slice(1, 9), slice(1, 11)))
+
+
 def test_where_nothing_shows_the_part_no_patch_is_kept() -> None:
-    axis, _ = fit_axis([tokens_of(MIDDLE, 0)], [EVERYWHERE])
+    axis = fit_axis([tokens_of(MIDDLE, 0)], [EVERYWHERE]).axis
     assert not foreground_patches(tokens_of(np.zeros_like(MIDDLE), 1), EVERYWHERE, axis).any()
 
 

@@ -115,6 +115,7 @@ class InferDatasetItem(Closed):
     regions: list[RegionBody]
     n_regions: int
     heatmap_png_base64: str | None
+    foreground_applied: bool | None
     error: str | None
 
 
