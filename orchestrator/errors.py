@@ -163,3 +163,9 @@ class StoreCorrupt(PatchlightError):
     """A stored artifact is not what its format says."""
 
     code = "store_corrupt"
+
+
+class BankOptionsUnknown(StoreCorrupt):
+    """A bank was made by rules that this release does not know; a refit replaces it."""
+
+    code = "bank_options_unknown"

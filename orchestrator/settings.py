@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +29,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from orchestrator.errors import PatchlightError
+from orchestrator.domain.memory_options import Augmentation, MemoryOptions, ScoreRule, choose_options
+from orchestrator.errors import InvalidInput, PatchlightError
 
 _SQLITE = re.compile(r"sqlite(\+aiosqlite)?:///[^?#]+")
 # 1,024 real patches, D = 384, one core: at 50,000 rows 139 ms exact and 81 ms through the index, at 90,000 rows
@@ -121,6 +130,16 @@ class Settings(BaseSettings):
     """Regions smaller than this many mm² are dropped, unless the calibration says otherwise."""
     blur_sigma: Annotated[float, Field(ge=0, le=64)] = _knob(1.0, "blur_sigma")
     """Gaussian blur of the anomaly map, in crop pixels."""
+    augmentation: Annotated[Augmentation, BeforeValidator(_lower)] = _knob("none", "augmentation")
+    """What else of a good photograph enters a new bank: `none`, `flips`, `rotations` or `rotations_flips`."""
+    foreground: bool = _knob(False, "foreground")
+    """Let the patches of the background count for nothing in a new bank."""
+    tile_px: Annotated[int, Field(ge=0)] = _knob(0, "tile_px")
+    """Window over crops that are larger than it, side in crop pixels, for a new bank; 0 shrinks every crop whole."""
+    tile_overlap_px: Annotated[int, Field(ge=0)] | None = _knob(None, "tile_overlap_px")
+    """What neighbouring windows share at least, in crop pixels; unset, a quarter of the window."""
+    score_rule: Annotated[ScoreRule, BeforeValidator(_lower)] = _knob("percentile", "score_rule")
+    """From patch distances to a new bank's image score: `percentile`, `mean_top1`, `max` or `reweighted`."""
     min_ok_samples: Annotated[int, Field(ge=1)] = _knob(10, "min_ok_samples")
     """OK samples that a fit from the stored dataset needs."""
     require_calibration: bool = _knob(False, "require_calibration")
@@ -167,6 +186,26 @@ class Settings(BaseSettings):
         "info", "log_level"
     )
     """Least severe log line that is written."""
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> Settings:
+        try:
+            _ = self.memory_options
+        except InvalidInput as error:
+            raise ValueError(error.message) from error
+        return self
+
+    @property
+    def memory_options(self) -> MemoryOptions:
+        """What a new bank is made by, unless its fit asks for something else."""
+        return choose_options(
+            MemoryOptions(),
+            augmentation=self.augmentation,
+            foreground=self.foreground,
+            tile_px=self.tile_px,
+            tile_overlap_px=self.tile_overlap_px,
+            score_rule=self.score_rule,
+        )
 
     @property
     def recipes_root(self) -> Path:

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from typing import Literal
 
+import numpy as np
+
 from orchestrator.domain.arrays import HalfArray, ImageArray
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.errors import DeadlineExceeded
@@ -71,3 +73,54 @@ class BrokenExtractor:
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+class PatchMeanExtractor:
+    """Gives every patch its own mean colour as a token: exact, and the same however the image is turned.
+
+    calls: the number of images of each call.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    @property
+    def backend(self) -> Literal["onnxruntime"]:
+        """The wire's `feature_backend`."""
+        return "onnxruntime"
+
+    async def extract(self, images: ImageArray, spec: BackboneSpec, context: CallContext) -> HalfArray:
+        """Average."""
+        self.calls.append(len(images))
+        rows, columns = spec.grid
+        side = spec.input_size[0] // rows, spec.input_size[1] // columns
+        patches = images.reshape(len(images), rows, side[0], columns, side[1], 3).mean(axis=(2, 4))
+        colours = np.concatenate([patches, np.full((*patches.shape[:3], 1), 64.0)], axis=-1)
+        tokens = np.zeros((len(images), rows * columns, spec.dim), np.float16)
+        unit = colours / np.linalg.norm(colours, axis=-1, keepdims=True)
+        tokens[..., :4] = unit.reshape(len(images), rows * columns, 4)
+        return tokens
+
+    async def is_ready(self, spec: BackboneSpec) -> bool:
+        """Always."""
+        return True
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+PATCH_MEANS = BackboneSpec(
+    name="patch_means",
+    version=1,
+    fingerprint="0" * 64,
+    input_size=(112, 112),
+    grid=(8, 8),
+    dim=4,
+    padding="black",
+    weights_source="none",
+    reason=None,
+    input_name="image",
+    output_name="tokens",
+    onnx_sha256="0" * 64,
+)
+"""What a `PatchMeanExtractor` answers by."""

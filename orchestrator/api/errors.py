@@ -27,6 +27,7 @@ STATUS: dict[type[errors.PatchlightError], int] = {
     errors.MemoryNotFitted: 400,
     errors.CalibrationMissing: 428,
     errors.Conflict: 409,
+    errors.BankOptionsUnknown: 409,
     errors.Overloaded: 429,
     errors.FeaturesUnavailable: 503,
     errors.GpuUnavailable: 503,

@@ -10,5 +10,6 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float32]
 HalfArray: TypeAlias = NDArray[np.float16]
 IndexArray: TypeAlias = NDArray[np.int64]
+SpanArray: TypeAlias = NDArray[np.float64]
 MaskArray: TypeAlias = NDArray[np.bool_]
 ImageArray: TypeAlias = NDArray[np.uint8]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.domain.arrays import HalfArray, IndexArray
+from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.domain.memory_options import MemoryOptions
 
 Json = Mapping[str, Any]
@@ -63,8 +64,9 @@ class BankMetadata:
 class BankRecord:
     """The stored rows.
 
-    embeddings: (M, D) float16, L2-normalised. grid: (R, C). row_sample, row_patch: (M,) int64, which sample of
-    `metadata.sample_sha256` and which patch a row is; empty for a legacy bank.
+    embeddings: (M, D) float16, L2-normalised. grid: (R, C) of every photograph in it. row_sample, row_patch: (M,)
+    int64, which sample of `metadata.sample_sha256` and which patch of the original a row is, whatever view of it; empty
+    for a legacy bank. foreground: what tells the part from its background, where the options ask for it.
     """
 
     embeddings: HalfArray
@@ -72,3 +74,4 @@ class BankRecord:
     metadata: BankMetadata
     row_sample: IndexArray
     row_patch: IndexArray
+    foreground: ForegroundAxis | None = None

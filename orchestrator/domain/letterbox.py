@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.domain.arrays import FloatArray, MaskArray
+from orchestrator.domain.arrays import FloatArray, MaskArray, SpanArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,17 @@ class Letterbox:
         columns = _axis_on_content(self.left, self.width, self.canvas[1], grid[1])
         return rows[:, None] & columns[None, :]
 
+    def patch_spans(self, grid: tuple[int, int]) -> tuple[SpanArray, SpanArray]:
+        """Give what every row and every column of patches sees: ((R, 2), (C, 2)) float64, crop px, from and to.
+
+        Beyond the crop on padding.
+        """
+        rows = (np.arange(grid[0] + 1) * (self.canvas[0] / grid[0]) - self.top) * (self.crop[0] / self.height)
+        columns = (np.arange(grid[1] + 1) * (self.canvas[1] / grid[1]) - self.left) * (
+            self.crop[1] / self.width
+        )
+        return np.stack([rows[:-1], rows[1:]], axis=1), np.stack([columns[:-1], columns[1:]], axis=1)
+
     def crop_to_grid(self, grid: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
         """Give, for every crop row and column, its place in token coordinates (token centres at integers).
 
@@ -57,17 +68,6 @@ class Letterbox:
         y = ((row + 0.5) * self.canvas[0] / grid[0] - self.top) * self.crop[0] / self.height
         x = ((column + 0.5) * self.canvas[1] / grid[1] - self.left) * self.crop[1] / self.width
         return min(max(x, 0.0), self.crop[1] - 1.0), min(max(y, 0.0), self.crop[0] - 1.0)
-
-    def patch_in_crop(
-        self, row: int, column: int, grid: tuple[int, int]
-    ) -> tuple[float, float, float, float]:
-        """Give what a patch covers of the crop, clipped to it: (left, top, right, bottom), px."""
-        down, across = self.canvas[0] / grid[0], self.canvas[1] / grid[1]
-        ys = [((row + i) * down - self.top) * self.crop[0] / self.height for i in (0, 1)]
-        xs = [((column + i) * across - self.left) * self.crop[1] / self.width for i in (0, 1)]
-        top, bottom = (min(max(y, 0.0), float(self.crop[0])) for y in ys)
-        left, right = (min(max(x, 0.0), float(self.crop[1])) for x in xs)
-        return left, top, right, bottom
 
 
 def _axis_on_content(start: int, length: int, canvas: int, cells: int) -> MaskArray:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from orchestrator.domain.arrays import ImageArray, MaskArray
-from orchestrator.domain.letterbox import Letterbox
+from orchestrator.domain.arrays import ImageArray, MaskArray, SpanArray
+from orchestrator.domain.frame import Frame
 from orchestrator.domain.shapes import Annulus, Circle, Rect, Shape
 from orchestrator.errors import InvalidInput
 
@@ -33,7 +33,7 @@ def rasterise(shape: Shape | None, size: tuple[int, int]) -> MaskArray:
             return _ring(shape, size)
 
 
-def patch_mask(mask: MaskArray, box: Letterbox, grid: tuple[int, int]) -> MaskArray:
+def patch_mask(mask: MaskArray, box: Frame, grid: tuple[int, int]) -> MaskArray:
     """Tell which patches to compare: (R, C) bool, on the content and touching the mask; at least one is true.
 
     mask: (H, W) bool of the crop. A patch that touches the mask in one pixel counts, since the anomaly map
@@ -43,8 +43,7 @@ def patch_mask(mask: MaskArray, box: Letterbox, grid: tuple[int, int]) -> MaskAr
     """
     if not mask.any():
         raise InvalidInput("shape: covers no pixel of the crop; draw it larger")
-    rows = _pixel_spans(box.top, box.height, box.crop[0], box.canvas[0], grid[0])
-    columns = _pixel_spans(box.left, box.width, box.crop[1], box.canvas[1], grid[1])
+    rows, columns = (_whole_pixels(s, side) for s, side in zip(box.patch_spans(grid), box.crop, strict=True))
     strips = np.stack([mask[low:high].any(axis=0) for low, high in rows])
     touched = np.stack([strips[:, low:high].any(axis=1) for low, high in columns], axis=1)
     content = box.content_patches(grid)
@@ -56,10 +55,9 @@ def patch_mask(mask: MaskArray, box: Letterbox, grid: tuple[int, int]) -> MaskAr
     return chosen
 
 
-def _pixel_spans(start: int, length: int, crop: int, canvas: int, cells: int) -> list[tuple[int, int]]:
-    edges = (np.arange(cells + 1) * (canvas / cells) - start) * (crop / length)
-    lows = np.clip(np.floor(edges[:-1] + _EDGE_PX), 0, crop).astype(int)
-    highs = np.clip(np.ceil(edges[1:] - _EDGE_PX), 0, crop).astype(int)
+def _whole_pixels(spans: SpanArray, side: int) -> list[tuple[int, int]]:
+    lows = np.clip(np.floor(spans[:, 0] + _EDGE_PX), 0, side).astype(int)
+    highs = np.clip(np.ceil(spans[:, 1] - _EDGE_PX), 0, side).astype(int)
     return [(int(low), int(high)) for low, high in zip(lows, highs, strict=True)]
 
 

@@ -9,18 +9,18 @@ import numpy as np
 from scipy import ndimage
 
 from orchestrator.domain.arrays import FloatArray, ImageArray, MaskArray
-from orchestrator.domain.letterbox import Letterbox
+from orchestrator.domain.frame import Frame
 from orchestrator.errors import InvalidInput
 
 # Below this span a map is constant up to the rounding of its interpolation; stretching it would show noise.
 _FLAT = 1e-6
 
 
-def anomaly_map(distances: FloatArray, valid: MaskArray, box: Letterbox, *, sigma: float) -> FloatArray:
+def anomaly_map(distances: FloatArray, valid: MaskArray, box: Frame, *, sigma: float) -> FloatArray:
     """Draw patch distances in the crop's own frame: (H, W) float32, in the distances' unit.
 
     distances: (R, C). valid: (R, C) bool; every other patch (padding, outside the ROI) takes the value of its
-    nearest valid one, so that none bleeds in. Bilinear between token centres, through the letterbox; beyond
+    nearest valid one, so that none bleeds in. Bilinear between token centres, through the box; beyond
     the outermost centres the edge value holds. sigma: of the Gaussian blur after it, crop px, kernel
     round(3 sigma) * 2 + 1; 0 is none.
 

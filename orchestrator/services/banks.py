@@ -240,10 +240,10 @@ def not_fitted(target: Target) -> MemoryNotFitted:
 
 
 def check_grid(bank: LoadedBank, grid: tuple[int, int]) -> None:
-    """Compare a bank's token grid with a backbone's; a legacy bank may not know its own.
+    """Compare a bank's token grid with a backbone's; a legacy bank may not know its own, a tiled one has the crop's.
 
     Raises BackboneMismatch.
     """
     known = bank.record.grid
-    if known not in ((1, 1), grid):
+    if bank.record.metadata.options.tiling is None and known not in ((1, 1), grid):
         raise BackboneMismatch(f"Token grid mismatch: got {grid}, expected {known}. Run /fit_ok again.")

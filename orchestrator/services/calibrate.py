@@ -197,15 +197,22 @@ class Calibrator:
             for s in ok
             if known and s.sha256 in known and known[s.sha256][0] == s.photograph.shape
         }
-        missing = [s for s in [*inside, *outside] if s.sha256 not in at_hand]
-        tokens = await self._embedder.embed([s.photograph for s in [*missing, *ng]], spec, context)
-        at_hand.update(zip((s.sha256 for s in missing), tokens, strict=False))
+        options = record.metadata.options
+        members = [s for s in inside if s.sha256 not in at_hand]
+        missing = [s for s in outside if s.sha256 not in at_hand]
+        viewed = await self._embedder.embed(
+            [s.photograph for s in members], spec, context, options=options, for_bank=True
+        )
+        tokens = await self._embedder.embed(
+            [s.photograph for s in [*missing, *ng]], spec, context, options=options
+        )
+        at_hand.update(zip((s.sha256 for s in [*members, *missing]), [*viewed, *tokens], strict=False))
 
         def embedded(samples: Sequence[ReadSample]) -> list[Embedded]:
             return [at_hand[s.sha256] for s in samples]
 
         folded = await self._fold_scores(embedded(inside), record, search, recipe)
-        score = functools.partial(_scores, search, self._scoring, recipe.score_percentile)
+        score = functools.partial(_scores, search, self._scoring, recipe.score_percentile, record)
         held_out = await self._embedder.pool.run_fit(score, embedded(outside))
         ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
         ok_scores = folded + held_out
@@ -221,11 +228,19 @@ class Calibrator:
         if not photographs:
             return []
         rate, percentile = record.metadata.coreset_rate_applied, recipe.score_percentile
-        pool = self._embedder.pool
+        options, pool = record.metadata.options, self._embedder.pool
         folds = await asyncio.gather(
             *(
                 pool.run_fit(
-                    score_fold, photographs, fold, rate, self._scoring, percentile, pool.keep_going, search
+                    score_fold,
+                    photographs,
+                    fold,
+                    rate,
+                    self._scoring,
+                    percentile,
+                    options,
+                    pool.keep_going,
+                    search,
                 )
                 for fold in range(fold_count(len(photographs)))
             )
@@ -239,6 +254,11 @@ def _unique(samples: Sequence[ReadSample]) -> list[ReadSample]:
 
 
 def _scores(
-    search: NeighborSearch, scoring: Scoring, percentile: float, photographs: Sequence[Embedded]
+    search: NeighborSearch,
+    scoring: Scoring,
+    percentile: float,
+    record: BankRecord,
+    photographs: Sequence[Embedded],
 ) -> list[float]:
-    return [score_against(p, search, scoring, percentile) for p in photographs]
+    rule = record.metadata.options.score_rule
+    return [score_against(p, search, scoring, percentile, rule, record.foreground) for p in photographs]

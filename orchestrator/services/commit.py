@@ -165,10 +165,19 @@ class Committer:
         if stored is None or stored.bank_generation != generation or stored.threshold <= 0:
             return
         # Another fit's recalibration by the same rules is no news: this one makes its own from the stored samples.
-        if before is None or _rules(before) != _rules(stored):
+        news = before is None or _rules(before) != _rules(stored)
+        # A bank that cannot be read has none in force, and the fit that replaces it must not wait for it.
+        if news and self._is_readable(target):
             raise Conflict(
                 "the memory was calibrated while it was refitted; fit again.", code=CALIBRATED_MEANWHILE
             )
+
+    def _is_readable(self, target: Target) -> bool:
+        try:
+            self._banks.read(target)
+        except (NotFound, StoreCorrupt):
+            return False
+        return True
 
     def _generation(self, target: Target) -> int:
         """Give the last generation that was committed; a bank that is lost or damaged leaves its number behind."""
@@ -206,6 +215,7 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
         "coreset_size": len(record.embeddings),
         "token_shape": list(record.grid),
         "index": metadata.index.kind if metadata.index else "exact",
+        "options": asdict(metadata.options),
         "mm_per_px": metadata.mm_per_px,
         "samples": len(metadata.sample_sha256),
         "last_calibration_at": calibration.calibrated_at if calibration else None,

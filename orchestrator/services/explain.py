@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.frame import patch_in_crop
 from orchestrator.domain.identity import Part
-from orchestrator.domain.letterbox import Letterbox
+from orchestrator.domain.tiles import frame_of
 from orchestrator.errors import InvalidImage, NotFound, TooLarge
 from orchestrator.features.preprocess import DecodedImage, ImageLimits, decode_image
 from orchestrator.patchcore.closest import closest_row
@@ -24,6 +26,7 @@ from orchestrator.storage.datasets import DatasetStore
 
 Patch = tuple[int, int]
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +34,28 @@ class Nearest:
     """A stored patch. sha256: of its sample's bytes. patch: (row, column) on the token grid.
 
     sample: the stored name, None where the photograph is no longer stored. point: the patch's centre (x, y) in that
-    crop, px; None where the photograph can no longer be read.
+    crop, px, covers: what it covers, (left, top, right, bottom); None where the photograph can no longer be read.
     """
 
     sha256: str
     patch: Patch
     sample: str | None
     point: Point | None
+    covers: Box | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """The patch with the largest distance, before the map is drawn and blurred.
 
-    patch: (row, column). point: its centre (x, y) in the crop, px. distance: to the nearest bank row. nearest: None
+    patch: (row, column). point: its centre (x, y) in the crop, px. covers: what it covers, (left, top, right, bottom).
+    distance: to the nearest bank row. nearest: None
     where the bank does not know what its rows came from.
     """
 
     patch: Patch
     point: Point
+    covers: Box
     distance: float
     nearest: Nearest | None
 
@@ -63,7 +69,7 @@ class Explainer:
         self._metric = metric
 
     def explain(
-        self, part: Part, found: PatchDistances, photograph: Embedded, bank: LoadedBank
+        self, part: Part, found: PatchDistances, photograph: Embedded, bank: LoadedBank, spec: BackboneSpec
     ) -> Explanation:
         """Explain one photograph's score; of equal distances the first patch, row-major.
 
@@ -73,11 +79,16 @@ class Explainer:
         # A patch that does not count has no row, and must not win where every distance is 0.
         index = int(np.where(found.rows >= 0, found.distances, -1).argmax())
         row_of, column_of = divmod(index, grid[1])
-        query = l2_normalise(photograph.tokens[index : index + 1])[0]
-        distance, row = closest_row(query, bank.search.memory, self._metric)
-        nearest = self._nearest(part, bank.record, row, photograph.box.canvas)
+        if photograph.has_foreground is False:
+            # Compared with the rows of the part alone: any row of the bank would be another answer.
+            distance, row = float(found.distances.flat[index]), int(found.rows.flat[index])
+        else:
+            query = l2_normalise(photograph.tokens[index : index + 1])[0]
+            distance, row = closest_row(query, bank.search.memory, self._metric)
+        nearest = self._nearest(part, bank.record, row, spec)
         point = photograph.box.grid_to_crop(row_of, column_of, grid)
-        return Explanation((row_of, column_of), point, distance, nearest)
+        covers = patch_in_crop(photograph.box, (row_of, column_of), grid)
+        return Explanation((row_of, column_of), point, covers, distance, nearest)
 
     def photograph(self, part: Part, sha256: str) -> tuple[str, DecodedImage | None]:
         """Give a stored OK photograph by its digest: its name, and its pixels if they can still be decoded.
@@ -91,7 +102,7 @@ class Explainer:
             # Stored under other limits, or by another server: the answer about the part still stands.
             return name, None
 
-    def _nearest(self, part: Part, record: BankRecord, row: int, canvas: tuple[int, int]) -> Nearest | None:
+    def _nearest(self, part: Part, record: BankRecord, row: int, spec: BackboneSpec) -> Nearest | None:
         if len(record.row_sample) == 0:
             return None
         sha256 = record.metadata.sample_sha256[int(record.row_sample[row])]
@@ -99,8 +110,10 @@ class Explainer:
         try:
             name, decoded = self.photograph(part, sha256)
         except NotFound:
-            return Nearest(sha256, patch, None, None)
+            return Nearest(sha256, patch, None, None, None)
         if decoded is None:
-            return Nearest(sha256, patch, name, None)
-        box = Letterbox.fit((decoded.pixels.shape[0], decoded.pixels.shape[1]), canvas)
-        return Nearest(sha256, patch, name, box.grid_to_crop(patch[0], patch[1], record.grid))
+            return Nearest(sha256, patch, name, None, None)
+        size = decoded.pixels.shape[0], decoded.pixels.shape[1]
+        frame, grid = frame_of(size, spec.input_size, spec.grid, record.metadata.options.tiling)
+        point = frame.grid_to_crop(patch[0], patch[1], grid)
+        return Nearest(sha256, patch, name, point, patch_in_crop(frame, patch, grid))

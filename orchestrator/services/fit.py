@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
+from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import (
     Conflict,
@@ -27,12 +28,14 @@ from orchestrator.errors import (
 )
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
+from orchestrator.features.views import check_views
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, memory_of
 from orchestrator.services.calibrate import Calibrator, Recipe
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
-from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
+from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape, check_one_grid
 from orchestrator.services.folds import build_memory
+from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.indexing import index_bank
 from orchestrator.services.samples import ReadSample, SampleReader
@@ -49,7 +52,10 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own."""
+    """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own.
+
+    options: of the new bank, whatever the old one's were.
+    """
 
     target: Target
     mm_per_px: float
@@ -59,6 +65,7 @@ class FitRequest:
     shape: RawShape = None
     operator_id: str | None = None
     notes: str | None = None
+    options: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +123,18 @@ class Fitter:
     async def _fit(self, request: FitRequest, context: CallContext, progress: FitProgress) -> FitResult:
         started_at, started = datetime.now(UTC), time.perf_counter()
         spec = await asyncio.to_thread(self._backbones.current)
+        check_views(request.options.augmentation, spec)
         posted = await self._embedder.pool.run(_posted, request)
         photographs, digests = await asyncio.to_thread(self._gather, request, posted)
         embedded = await self._embedder.embed(
-            photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
+            photographs,
+            spec,
+            context,
+            lambda share: progress.part(0.0, 0.5, share),
+            options=request.options,
+            for_bank=True,
         )
+        check_one_grid(photographs, embedded)
         rate = 1.0 if request.memory_fit else self._coreset_rate
 
         def on_coreset(share: float) -> None:
@@ -261,14 +275,21 @@ def _build(
     on_coreset: Callable[[float], None],
     threads: int,
 ) -> BankRecord:
-    memory, kept, n_embeddings = build_memory(embedded, rate, on_coreset, threads=threads)
-    sample_of = np.repeat(np.arange(len(embedded)), [int(e.patches.sum()) for e in embedded])
-    patch_of = np.concatenate([np.flatnonzero(e.patches) for e in embedded])
+    extra: dict[str, Any] = {"memory_fit": request.memory_fit}
+    axis = None
+    if request.options.foreground:
+        found = find_foreground(embedded)
+        check_foreground(found)
+        axis, extra["foreground_share"] = found.axis, found.share
+    members = [keep_foreground(e, axis) for e in embedded]
+    memory, kept, n_embeddings = build_memory(members, rate, on_coreset, threads=threads)
+    patches = [m.bank_patches for m in members]
+    sample_of = np.repeat(np.arange(len(members)), [len(p) for p in patches])
+    patch_of = np.concatenate(patches)
     if memory.embeddings.shape[1] != spec.dim:
         raise FeatureContractBroken(
             f"tokens have {memory.embeddings.shape[1]} dimensions, the manifest says {spec.dim}"
         )
-    extra: dict[str, Any] = {"memory_fit": request.memory_fit}
     if request.shape is not None:
         extra["shape_json"] = request.shape
     metadata = BankMetadata(
@@ -286,12 +307,14 @@ def _build(
         from_dataset=request.use_dataset,
         operator_id=request.operator_id,
         notes=request.notes,
+        options=request.options,
         extra=extra,
     )
     return BankRecord(
         memory.embeddings.astype(np.float16),
-        spec.grid,
+        memory.grid,
         metadata,
         sample_of[kept].astype(np.int64),
         patch_of[kept].astype(np.int64),
+        axis,
     )

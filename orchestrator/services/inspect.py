@@ -17,13 +17,13 @@ from orchestrator.domain.identity import Target
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.regions import find_regions
-from orchestrator.patchcore.scoring import heat_map, image_score
+from orchestrator.patchcore.scoring import heat_map
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, Prepared
 from orchestrator.services.explain import Explainer
-from orchestrator.services.score import Scoring, crop_map, patch_distances
+from orchestrator.services.score import Scoring, crop_map, measure, score_of
 from orchestrator.services.verdict import Inspection, Verdict
 
 
@@ -187,7 +187,9 @@ class Inspector:
         if inspection.lock_scale:
             self._committer.check_scale(inspection.target.part.recipe_id, inspection.mm_per_px)
         started = time.perf_counter()
-        prepared = self._embedder.prepare_now(inspection.photograph, spec)
+        prepared = self._embedder.prepare_now(
+            inspection.photograph, spec, bank.record.metadata.options.tiling
+        )
         return _Ready(bank, calibration, spec, prepared, (time.perf_counter() - started) * 1e3)
 
     def _require_none(self, target: Target) -> None:
@@ -210,15 +212,16 @@ class Inspector:
             clock.append(time.perf_counter())
             return (clock[-1] - clock[-2]) * 1e3
 
-        found = patch_distances(embedded, ready.bank.search)
+        record, rule = ready.bank.record, ready.bank.record.metadata.options.score_rule
+        embedded, found = measure(embedded, ready.bank.search, self._scoring, record.foreground)
         explanation = (
-            self._explainer.explain(inspection.target.part, found, embedded, ready.bank)
+            self._explainer.explain(inspection.target.part, found, embedded, ready.bank, ready.spec)
             if inspection.explain
             else None
         )
         search_ms = lap()
         anomaly = crop_map(found, embedded, self._scoring)
-        score = image_score(anomaly, embedded.mask, percentile)
+        score = score_of(found, anomaly, embedded, ready.bank.search, percentile, rule)
         regions = (
             find_regions(
                 anomaly,
@@ -239,12 +242,14 @@ class Inspector:
             score=score,
             threshold=threshold,
             decision=None if threshold is None else ("ng" if score >= threshold else "ok"),
-            token_shape=ready.spec.grid,
+            token_shape=(embedded.patches.shape[0], embedded.patches.shape[1]),
             heatmap_png=png,
             regions=regions,
             mm_per_px=inspection.mm_per_px,
             blur_sigma=self._scoring.blur_sigma,
             score_percentile=percentile,
+            score_rule=rule,
+            has_foreground=embedded.has_foreground,
             area_mm2_thr=area_mm2_thr,
             elapsed_ms=0.0,
             timings_ms={

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
+from orchestrator.domain.foreground import ForegroundAxis
+from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.memory_bank import MemoryBank
 from orchestrator.patchcore.neighbors import Metric
-from orchestrator.patchcore.scoring import anomaly_map, image_score
+from orchestrator.patchcore.score_rules import rule_score
+from orchestrator.patchcore.scoring import anomaly_map
 from orchestrator.patchcore.search import ExactSearch, NeighborSearch
 from orchestrator.services.embed import Embedded
+from orchestrator.services.foreground import keep_foreground
 
 if TYPE_CHECKING:
     from orchestrator.patchcore.inverted_file import InvertedFile
@@ -71,18 +75,49 @@ class PatchDistances:
     """Every patch's nearest neighbour.
 
     distances: (R, C) float32, 0 where a patch does not count. rows: (R, C) int64 bank rows, -1 where it does not.
+    queries: (n, D) float32, the patches that count, as they were searched.
     """
 
     distances: FloatArray
     rows: IndexArray
+    queries: FloatArray
 
 
 def patch_distances(photograph: Embedded, search: NeighborSearch) -> PatchDistances:
     """Search the bank for every patch of the photograph that counts."""
     distances = np.zeros(photograph.patches.shape, dtype=np.float32)
     rows = np.full(photograph.patches.shape, -1, dtype=np.int64)
-    distances[photograph.patches], rows[photograph.patches] = search.nearest(photograph.queries)
-    return PatchDistances(distances, rows)
+    queries = photograph.queries
+    distances[photograph.patches], rows[photograph.patches] = search.nearest(queries)
+    return PatchDistances(distances, rows, queries)
+
+
+def part_distances(
+    photograph: Embedded, search: NeighborSearch, axis: ForegroundAxis, scoring: Scoring
+) -> PatchDistances:
+    """Search only the bank's rows that show the part themselves, for every patch that counts.
+
+    A bank of foregrounds holds their rims too, so the bare background is near to it: a photograph without the part
+    would pass.
+    """
+    memory = search.memory
+    shown = np.flatnonzero(memory.embeddings @ axis.direction > axis.cut)
+    if len(shown) == 0:
+        return patch_distances(photograph, search)
+    part = MemoryBank(np.ascontiguousarray(memory.embeddings[shown]), memory.grid)
+    found = patch_distances(photograph, ExactSearch(part, scoring.distance))
+    rows = np.where(photograph.patches, shown[found.rows], -1)
+    return PatchDistances(found.distances, rows, found.queries)
+
+
+def measure(
+    photograph: Embedded, search: NeighborSearch, scoring: Scoring, axis: ForegroundAxis | None
+) -> tuple[Embedded, PatchDistances]:
+    """Keep what counts of a photograph and search the bank for it. axis: of the bank, None where all counts."""
+    counted = keep_foreground(photograph, axis)
+    if axis is not None and not counted.has_foreground:
+        return counted, part_distances(counted, search, axis, scoring)
+    return counted, patch_distances(counted, search)
 
 
 def crop_map(found: PatchDistances, photograph: Embedded, scoring: Scoring) -> FloatArray:
@@ -90,7 +125,40 @@ def crop_map(found: PatchDistances, photograph: Embedded, scoring: Scoring) -> F
     return anomaly_map(found.distances, photograph.patches, photograph.box, sigma=scoring.blur_sigma)
 
 
-def score_against(photograph: Embedded, search: NeighborSearch, scoring: Scoring, percentile: float) -> float:
-    """Give the image score."""
-    drawn = crop_map(patch_distances(photograph, search), photograph, scoring)
-    return image_score(drawn, photograph.mask, percentile)
+def score_of(
+    found: PatchDistances,
+    drawn: FloatArray,
+    photograph: Embedded,
+    search: NeighborSearch,
+    percentile: float,
+    rule: ScoreRule,
+) -> float:
+    """Give the image score by the bank's rule. drawn: the crop's map. percentile: for the rule of that name alone.
+
+    The map keeps the distances' unit whatever the rule, and regions are cut from it: a rule that scales, as the
+    re-weighted maximum does, may pass a threshold where no region does, and the other way round.
+    """
+    return rule_score(
+        rule,
+        distances=found.distances,
+        patches=photograph.patches,
+        anomaly=drawn,
+        mask=photograph.mask,
+        percentile=percentile,
+        queries=found.queries,
+        rows=found.rows,
+        memory=search.memory,
+    )
+
+
+def score_against(
+    photograph: Embedded,
+    search: NeighborSearch,
+    scoring: Scoring,
+    percentile: float,
+    rule: ScoreRule,
+    axis: ForegroundAxis | None,
+) -> float:
+    """Give the image score by the bank's rule, of what counts of a photograph. axis: the bank's foreground."""
+    counted, found = measure(photograph, search, scoring, axis)
+    return score_of(found, crop_map(found, counted, scoring), counted, search, percentile, rule)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from orchestrator.domain.arrays import ImageArray
 from orchestrator.domain.identity import Part
-from orchestrator.domain.letterbox import Letterbox
 from orchestrator.errors import NotFound, PatchlightError
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import decode_image
@@ -59,11 +57,11 @@ def _draw(explainer: Explainer, part: Part, photograph: Photograph, verdict: Ver
         f"distance {explanation.distance:.4f} to its nearest",
         _decision(verdict),
     ]
-    asked = Panel(pixels, _box(pixels, explanation.patch, verdict), captions)
-    return explain_sheet(asked, _stored(explainer, part, explanation.nearest, verdict))
+    asked = Panel(pixels, explanation.covers, captions)
+    return explain_sheet(asked, _stored(explainer, part, explanation.nearest))
 
 
-def _stored(explainer: Explainer, part: Part, nearest: Nearest | None, verdict: Verdict) -> Panel:
+def _stored(explainer: Explainer, part: Part, nearest: Nearest | None) -> Panel:
     if nearest is None:
         return _without("This memory does not know its photographs; fit it again.", [])
     known = [f"sha256 {nearest.sha256[:16]}...", _at(nearest.patch, nearest.point)]
@@ -71,21 +69,17 @@ def _stored(explainer: Explainer, part: Part, nearest: Nearest | None, verdict: 
         name, decoded = explainer.photograph(part, nearest.sha256)
     except NotFound:
         return _without("The photograph is no longer stored.", known)
-    if decoded is None:
+    if decoded is None or nearest.covers is None:
         return _without("The photograph can no longer be read.", [name, *known])
-    box = _box(decoded.pixels, nearest.patch, verdict)
     return Panel(
-        decoded.pixels, box, ["Most alike of the good ones:", name, _at(nearest.patch, nearest.point)]
+        decoded.pixels,
+        nearest.covers,
+        ["Most alike of the good ones:", name, _at(nearest.patch, nearest.point)],
     )
 
 
 def _without(sentence: str, captions: list[str]) -> Panel:
     return Panel(sentence, (0.0, 0.0, 0.0, 0.0), captions)
-
-
-def _box(pixels: ImageArray, patch: tuple[int, int], verdict: Verdict) -> tuple[float, float, float, float]:
-    size = pixels.shape[0], pixels.shape[1]
-    return Letterbox.fit(size, verdict.input_size).patch_in_crop(*patch, verdict.token_shape)
 
 
 def _at(patch: tuple[int, int], point: tuple[float, float] | None) -> str:

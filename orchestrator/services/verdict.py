@@ -7,6 +7,7 @@ from typing import Literal
 
 from orchestrator.domain.arrays import FloatArray
 from orchestrator.domain.identity import Target
+from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.regions import Region
 from orchestrator.services.embed import Photograph
 from orchestrator.services.explain import Explanation
@@ -34,7 +35,8 @@ class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
     anomaly: (H, W) float32 distances in the crop's frame, if kept. explanation: if asked for. timings_ms: by stage.
-    fitted_at: of the bank.
+    fitted_at: of the bank. has_foreground: whether the part's foreground alone was judged, false where none was found;
+    None where the bank does not ask for it.
     """
 
     score: float
@@ -46,6 +48,8 @@ class Verdict:
     mm_per_px: float
     blur_sigma: float
     score_percentile: float
+    score_rule: ScoreRule
+    has_foreground: bool | None
     area_mm2_thr: float
     elapsed_ms: float
     timings_ms: dict[str, float]

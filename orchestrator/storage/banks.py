@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from orchestrator.domain.arrays import HalfArray
 from orchestrator.domain.bank import BankIndex, BankMetadata, BankRecord
+from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.domain.identity import Target
-from orchestrator.domain.memory_options import MemoryOptions, Tiling
+from orchestrator.domain.memory_options import MemoryOptions, read_options
 from orchestrator.errors import NotFound, StoreCorrupt
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import ETag, FileStore
@@ -125,15 +126,18 @@ class BankStore:
 def encode_bank(record: BankRecord) -> bytes:
     """Pack a bank; embeddings as float16, metadata as JSON text."""
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        emb=record.embeddings.astype(np.float16, copy=False),
-        token_h=np.int64(record.grid[0]),
-        token_w=np.int64(record.grid[1]),
-        row_sample=record.row_sample,
-        row_patch=record.row_patch,
-        metadata=np.array(json.dumps(asdict(record.metadata), ensure_ascii=False, allow_nan=False)),
-    )
+    axis = record.foreground
+    entries: dict[str, Any] = {
+        "emb": record.embeddings.astype(np.float16, copy=False),
+        "token_h": np.int64(record.grid[0]),
+        "token_w": np.int64(record.grid[1]),
+        "row_sample": record.row_sample,
+        "row_patch": record.row_patch,
+        "metadata": np.array(json.dumps(asdict(record.metadata), ensure_ascii=False, allow_nan=False)),
+        # The direction, then the cut.
+        **({} if axis is None else {"foreground": np.append(axis.direction, np.float32(axis.cut))}),
+    }
+    np.savez(buffer, **entries)
     return buffer.getvalue()
 
 
@@ -150,12 +154,15 @@ def decode_bank(data: bytes, key: str) -> BankRecord:
             ours = "row_sample" in archive and "row_patch" in archive
             row_sample = archive["row_sample"].astype(np.int64) if ours else _NO_ROWS
             row_patch = archive["row_patch"].astype(np.int64) if ours else _NO_ROWS
+            axis = np.asarray(archive["foreground"]) if "foreground" in archive else None
     except _DAMAGED as error:
         raise StoreCorrupt(f"{key}: cannot be read as a memory bank: {error}") from error
     if min(grid) < 1:
         raise StoreCorrupt(f"{key}: grid {grid}")
     metadata = _metadata(text, len(embeddings), key)
-    return BankRecord(half_rows(embeddings, key), grid, metadata, row_sample, row_patch)
+    rows = half_rows(embeddings, key)
+    foreground = _foreground(axis, rows.shape[1], key) if metadata.options.foreground else None
+    return BankRecord(rows, grid, metadata, row_sample, row_patch, foreground)
 
 
 def half_rows(embeddings: NDArray[Any], key: str) -> HalfArray:
@@ -189,9 +196,18 @@ def _metadata(text: str, rows: int, key: str) -> BankMetadata:
         raise StoreCorrupt(f"{key}: metadata cannot be read: {error}") from error
 
 
-def _options(content: dict[str, Any]) -> MemoryOptions:
-    tiling = content.get("tiling")
-    return MemoryOptions(**{**content, "tiling": Tiling(**tiling) if tiling else None})
+def _options(content: Any) -> MemoryOptions:
+    if not isinstance(content, dict):
+        raise TypeError(f"options are {type(content).__name__}")
+    return read_options(content)
+
+
+def _foreground(stored: NDArray[Any] | None, dim: int, key: str) -> ForegroundAxis:
+    if stored is None:
+        raise StoreCorrupt(f"{key}: is without the foreground axis that its options ask for")
+    if stored.dtype != np.float32 or stored.shape != (dim + 1,) or not np.isfinite(stored).all():
+        raise StoreCorrupt(f"{key}: foreground {stored.dtype} {stored.shape} is no axis of {dim} dimensions")
+    return ForegroundAxis(stored[:-1], float(stored[-1]))
 
 
 def legacy_metadata(rows: int, content: dict[str, Any]) -> BankMetadata:

@@ -78,7 +78,7 @@ class _Turns:
 
 async def _measure(plan: Plan, ours: Ours, client: Client, pngs: Sequence[bytes], requests: int) -> list[Row]:
     limits = ImageLimits(max_bytes=1 << 24, max_pixels=1 << 24)
-    canvases = [prepare(Photograph(png, "image"), ours.spec, limits).canvas for png in pngs]
+    canvases = [prepare(Photograph(png, "image"), ours.spec, limits).canvases[0] for png in pngs]
     calls = [_infer_request(canvas, ours.spec) for canvas in canvases]
     bodies = [infer_body(png) for png in pngs]
     parts = {

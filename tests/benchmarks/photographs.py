@@ -84,7 +84,7 @@ def real_set(plan: Plan, name: str, *, backbone: str = RESNET) -> RealSet:
 
     def embedded(photographs: tuple[Photograph, ...], split: str) -> list[Embedded]:
         prepared = [prepare(Posted(p.read(), p.name), spec, _LIMITS) for p in photographs]
-        digest = hashlib.sha256(b"".join(p.canvas.tobytes() for p in prepared)).hexdigest()[:12]
+        digest = hashlib.sha256(b"".join(p.canvases.tobytes() for p in prepared)).hexdigest()[:12]
         path = plan.repository.parent / "tokens" / spec.fingerprint[:12] / f"{name}-{split}-{digest}.npy"
         if not path.is_file():
             sys.stderr.write(f"embedding {name}/{split}: {len(prepared)} photographs by {spec.label}\n")

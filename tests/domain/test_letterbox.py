@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.domain.frame import patch_in_crop
 from orchestrator.domain.letterbox import Letterbox
 
 CANVAS = (448, 448)
@@ -83,7 +84,7 @@ def test_the_patches_cover_the_crop_once_and_hold_their_centres(crop: tuple[int,
     area = 0.0
     for row in range(GRID[0]):
         for column in range(GRID[1]):
-            left, top, right, bottom = box.patch_in_crop(row, column, GRID)
+            left, top, right, bottom = patch_in_crop(box, (row, column), GRID)
             assert 0 <= left <= right <= crop[1]
             assert 0 <= top <= bottom <= crop[0]
             area += (right - left) * (bottom - top)
@@ -99,4 +100,6 @@ def test_the_patches_cover_the_crop_once_and_hold_their_centres(crop: tuple[int,
 
 def test_a_patch_of_a_wide_crop_covers_a_square_of_it() -> None:
     # 448 px of canvas in 32 patches: 14 px each, 12.5 px of the crop; the content begins at 168 px, row 12.
-    assert Letterbox.fit((100, 400), CANVAS).patch_in_crop(13, 2, GRID) == pytest.approx((25, 12.5, 37.5, 25))
+    assert patch_in_crop(Letterbox.fit((100, 400), CANVAS), (13, 2), GRID) == pytest.approx(
+        (25, 12.5, 37.5, 25)
+    )

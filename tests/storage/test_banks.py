@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.domain.identity import Target
-from orchestrator.errors import NotFound, StoreCorrupt
+from orchestrator.domain.memory_options import MemoryOptions, Tiling
+from orchestrator.errors import BankOptionsUnknown, NotFound, StoreCorrupt
 from orchestrator.storage.banks import BankStore, decode_bank, encode_bank
 from orchestrator.storage.files import FileStore
 
@@ -76,3 +78,38 @@ def test_damaged_banks_are_corrupt() -> None:
     for data in (b"", b"x", good[:100], good[:-30], encode_bank(infinite)):
         with pytest.raises(StoreCorrupt):
             decode_bank(data, "k")
+
+
+def with_options(options: MemoryOptions) -> BankRecord:
+    made = record()
+    return dataclasses.replace(made, metadata=dataclasses.replace(made.metadata, options=options))
+
+
+def test_options_and_the_foreground_axis_are_stored_with_the_bank() -> None:
+    axis = ForegroundAxis(np.linspace(-1, 1, 8, dtype=np.float32), 0.25)
+    options = MemoryOptions("flips", foreground=True, tiling=Tiling(512, 64), score_rule="max")
+    read = decode_bank(encode_bank(dataclasses.replace(with_options(options), foreground=axis)), "k")
+    assert read.metadata.options == options
+    assert read.foreground is not None
+    assert read.foreground.cut == 0.25
+    np.testing.assert_array_equal(read.foreground.direction, axis.direction)
+    assert decode_bank(encode_bank(record()), "k").foreground is None
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        None,
+        ForegroundAxis(np.zeros(7, np.float32), 0.0),
+        ForegroundAxis(np.full(8, np.nan, np.float32), 0.0),
+    ],
+)
+def test_a_bank_without_the_axis_that_it_asks_for_is_corrupt(axis: ForegroundAxis | None) -> None:
+    made = dataclasses.replace(with_options(MemoryOptions(foreground=True)), foreground=axis)
+    with pytest.raises(StoreCorrupt, match="foreground"):
+        decode_bank(encode_bank(made), "k")
+
+
+def test_a_bank_made_by_rules_of_another_release_is_not_read() -> None:
+    with pytest.raises(BankOptionsUnknown, match=r"version=9.*fit_ok"):
+        decode_bank(encode_bank(with_options(MemoryOptions(version=9))), "k")

@@ -15,9 +15,10 @@ from orchestrator.api.inspection.schemas.infer import (
     RegionBody,
     Timings,
 )
+from orchestrator.api.inspection.schemas.shared import MemoryOptionsBody
 from orchestrator.api.inspection.schemas.state import StoredCalibration
 from orchestrator.api.wire import Call, number
-from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import Label
@@ -138,6 +139,8 @@ def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
             mm_per_px=verdict.mm_per_px,
             blur_sigma=verdict.blur_sigma,
             score_percentile=number(verdict.score_percentile),
+            score_rule=verdict.score_rule,
+            foreground_applied=verdict.has_foreground,
             area_mm2_thr=verdict.area_mm2_thr,
         ),
         "elapsed_ms": round(verdict.elapsed_ms, 3),
@@ -164,6 +167,20 @@ def dataset_list(part: Part, listings: Mapping[Label, Listing], call: Call) -> D
         classes=classes,
         request_id=call.request_id,
         recipe_id=call.recipe_id,
+    )
+
+
+def memory_options(metadata: BankMetadata) -> MemoryOptionsBody:
+    """Give a bank's quality options."""
+    options = metadata.options
+    return MemoryOptionsBody(
+        augmentation=options.augmentation,
+        foreground=options.foreground,
+        foreground_share=metadata.extra.get("foreground_share") if options.foreground else None,
+        tile_px=options.tiling.window_px if options.tiling else None,
+        tile_overlap_px=options.tiling.overlap_px if options.tiling else None,
+        score_rule=options.score_rule,
+        version=options.version,
     )
 
 

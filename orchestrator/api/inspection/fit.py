@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request
 
 from orchestrator.api.inspection import forms
-from orchestrator.api.inspection.bodies import identity
+from orchestrator.api.inspection.bodies import identity, memory_options
 from orchestrator.api.inspection.schemas.fit import FitResponse, SendNgResponse
 from orchestrator.api.inspection.schemas.shared import SampleRef
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part
+from orchestrator.domain.memory_options import choose_options
 from orchestrator.domain.samples import Label, StoredSample, sidecar_name
 from orchestrator.features.base import Priority
 from orchestrator.runtime import Runtime
@@ -43,16 +44,33 @@ async def fit_ok(
     recipe_id: forms.RecipeForm = None,
     operator_id: forms.NoteForm = None,
     notes: forms.NoteForm = None,
+    augmentation: forms.AugmentationForm = None,
+    foreground: forms.ForegroundForm = None,
+    tile_px: forms.TileForm = None,
+    tile_overlap_px: forms.OverlapForm = None,
+    score_rule: forms.ScoreRuleForm = None,
 ) -> FitResponse:
-    """Store the posted photographs as OK samples and replace the bank; nothing changes unless it succeeds."""
+    """Store the posted photographs as OK samples and replace the bank; nothing changes unless it succeeds.
+
+    The bank keeps its options for every verdict and calibration. One that is not sent is the deployment's, also in a
+    refit: the old bank's are not carried over.
+    """
     target = call.target(recipe_id, role_id, roi_id, model_key)
     await forms.refuse_later_fields(request, "accumulate")
     scale = forms.scale(mm_per_px)
     shape = shape or None
     call.note(operator_id=operator_id, notes=notes)
+    options = choose_options(
+        runtime.settings.memory_options,
+        augmentation=augmentation,
+        foreground=foreground,
+        tile_px=tile_px,
+        tile_overlap_px=tile_overlap_px,
+        score_rule=score_rule,
+    )
     posted = await read_images(forms.uploads(images, images_brackets), runtime, shape)
     result = await runtime.fitter.fit(
-        FitRequest(target, scale, posted, use_dataset, memory_fit, shape, operator_id, notes),
+        FitRequest(target, scale, posted, use_dataset, memory_fit, shape, operator_id, notes, options),
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
     )
     record, metadata = result.record, result.record.metadata
@@ -71,6 +89,7 @@ async def fit_ok(
         token_shape=list(record.grid),
         coreset_rate_requested=metadata.coreset_rate_requested,
         coreset_rate_applied=metadata.coreset_rate_applied,
+        options=memory_options(metadata),
         ok_added=sum(sample.added for sample in result.samples),
         target_dir=_folder(runtime, target.part, "ok"),
         samples=_refs(runtime, target.part, "ok", result.samples),

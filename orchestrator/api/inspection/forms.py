@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import File, Form, Query, Request, UploadFile
 
+from orchestrator.domain.memory_options import Augmentation, ScoreRule
 from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_against_lock, check_mm_per_px
 from orchestrator.errors import InvalidInput
 from orchestrator.runtime import Runtime
@@ -31,6 +32,26 @@ ShapeForm = Annotated[
 ]
 ExplainForm = Annotated[
     bool | None, Form(description="true adds the explanation: which patch, and what it is most like.")
+]
+AugmentationForm = Annotated[
+    Augmentation | None, Form(description="Mirror images and quarter turns that enter the bank too.")
+]
+ForegroundForm = Annotated[
+    bool | None, Form(description="Let the patches of the background count for nothing.")
+]
+TileForm = Annotated[
+    int | None,
+    Form(ge=0, description="Window over larger crops, side in crop pixels; 0 is none. At least 64."),
+]
+OverlapForm = Annotated[
+    int | None,
+    Form(
+        ge=0,
+        description="What neighbouring windows share at least, px; a quarter of the window where absent.",
+    ),
+]
+ScoreRuleForm = Annotated[
+    ScoreRule | None, Form(description="From patch distances to the image score, for this bank.")
 ]
 NoteForm = Annotated[str | None, Form(max_length=10_000)]
 ImagesFile = Annotated[list[UploadFile] | None, File(description="Photographs.")]

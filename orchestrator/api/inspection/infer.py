@@ -58,6 +58,7 @@ async def infer(
         score=verdict.score,
         threshold=verdict.threshold,
         decision=verdict.decision,
+        foreground_applied=verdict.has_foreground,
         bank_generation=verdict.bank_generation,
     )
     return InferResponse(
@@ -121,6 +122,7 @@ def _item(target: Target, judged: DatasetVerdict) -> InferDatasetItem:
         label=judged.label,
         filename=judged.filename,
         mm_per_px=judged.mm_per_px,
+        foreground_applied=outcome.has_foreground if isinstance(outcome, Verdict) else None,
         error=outcome.message if isinstance(outcome, PatchlightError) else None,
         **shown,
     )

@@ -8,7 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 
 from orchestrator.api.inspection import forms
-from orchestrator.api.inspection.bodies import dataset_list, identity, source, stored_calibration
+from orchestrator.api.inspection.bodies import (
+    dataset_list,
+    identity,
+    memory_options,
+    source,
+    stored_calibration,
+)
 from orchestrator.api.inspection.drift import summary
 from orchestrator.api.inspection.schemas.state import (
     ManifestResponse,
@@ -57,7 +63,7 @@ async def train_status(
     "/state",
     name="state",
     summary="Is it fitted, is it calibrated",
-    responses=problems(400, 401, 422, 500, 503),
+    responses=problems(400, 401, 409, 422, 500, 503),
 )
 async def state(
     call: Annotated[Call, Depends(current_call)],
@@ -89,7 +95,7 @@ async def state(
     "/manifest",
     name="manifest",
     summary="Everything stored for a target",
-    responses=problems(400, 401, 422, 500, 503),
+    responses=problems(400, 401, 409, 422, 500, 503),
 )
 async def manifest(
     call: Annotated[Call, Depends(current_call)],
@@ -114,6 +120,7 @@ async def manifest(
         coreset_size=len(bank.embeddings) if bank else 0,
         token_shape=list(bank.grid) if bank else None,
         index=found.index,
+        options=memory_options(metadata) if metadata else None,
         last_fit_at=metadata.fit_started_at if metadata else None,
         mm_per_px=found.mm_per_px,
         operator_id=metadata.operator_id if metadata else None,
@@ -131,7 +138,7 @@ async def manifest(
     "/manifests/{role_id}/{roi_id}",
     name="manifest",
     summary="The second generation's manifest",
-    responses=problems(400, 401, 404, 422, 500, 503),
+    responses=problems(400, 401, 404, 409, 422, 500, 503),
 )
 async def target_manifest(
     call: Annotated[Call, Depends(current_call)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.api.inspection.schemas.shared import Identified, SampleRef, TokenShape
+from orchestrator.api.inspection.schemas.shared import Identified, MemoryOptionsBody, SampleRef, TokenShape
 
 
 class FitResponse(Identified):
@@ -16,6 +16,7 @@ class FitResponse(Identified):
     token_shape: TokenShape
     coreset_rate_requested: float
     coreset_rate_applied: float
+    options: MemoryOptionsBody
     ok_added: int
     target_dir: str
     samples: list[SampleRef]

@@ -16,6 +16,7 @@ from orchestrator.api.inspection.schemas.shared import (
     TokenShape,
 )
 from orchestrator.api.wire import Closed
+from orchestrator.domain.memory_options import ScoreRule
 
 
 class RegionBody(Closed):
@@ -34,11 +35,17 @@ class RegionBody(Closed):
 
 
 class InferParams(Closed):
-    """The rules that the verdict was made by."""
+    """The rules that the verdict was made by.
+
+    score_percentile: behind the score where score_rule is percentile. foreground_applied: whether the part's foreground
+    alone was judged; false where none was found and the whole photograph was; null where the bank does not ask for it.
+    """
 
     mm_per_px: float
     blur_sigma: float
     score_percentile: int | float
+    score_rule: ScoreRule
+    foreground_applied: bool | None
     area_mm2_thr: float
 
 
@@ -132,6 +139,7 @@ class InferDatasetItem(Closed):
     n_regions: int
     heatmap_png_base64: str | None
     explanation: ExplanationBody | None
+    foreground_applied: bool | None
     error: str | None
 
 

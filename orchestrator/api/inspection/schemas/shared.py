@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api.wire import Closed
+from orchestrator.domain.memory_options import Augmentation, ScoreRule
 
 Decision = Literal["ok", "ng"]
 
@@ -26,6 +27,21 @@ class Identified(Closed):
 
     request_id: str
     recipe_id: str
+
+
+class MemoryOptionsBody(Closed):
+    """How a bank's features and scores are made, from its fit on.
+
+    foreground_share: of the fit's patches that were found to show the part, null without the option.
+    """
+
+    augmentation: Augmentation
+    foreground: bool
+    foreground_share: float | None
+    tile_px: int | None
+    tile_overlap_px: int | None
+    score_rule: ScoreRule
+    version: int
 
 
 class SampleRef(Closed):

@@ -9,7 +9,7 @@ from pydantic import Field
 from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
 from orchestrator.api.inspection.schemas.drift import DriftSummary
-from orchestrator.api.inspection.schemas.shared import Identified, TokenShape
+from orchestrator.api.inspection.schemas.shared import Identified, MemoryOptionsBody, TokenShape
 from orchestrator.api.wire import Closed
 
 
@@ -56,6 +56,7 @@ class ManifestResponse(Identified):
             "A bank whose index was lost is searched exactly, and its calibration is stale."
         ),
     ]
+    options: MemoryOptionsBody | None
     last_fit_at: str | None
     mm_per_px: float | None
     operator_id: str | None
