@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.domain.arrays import FloatArray
+from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.identity import Part
 from orchestrator.domain.letterbox import Letterbox
@@ -24,6 +25,9 @@ from tests.reference import clustered
 
 PART = Part.of("default", "a", "b")
 GRID = (3, 4)
+SPEC = BackboneSpec(
+    "tiny", 1, "0" * 64, (60, 80), GRID, 16, "black", "random", None, "image", "tokens", "0" * 64
+)
 
 
 def explained(
@@ -39,7 +43,7 @@ def explained(
     bank = LoadedBank(record, ExactSearch(MemoryBank(l2_normalise(record.embeddings), GRID), "euclidean"))
     explainer = Explainer(DatasetStore(FileStore(root)), ImageLimits(1, 1), "euclidean")
     found: PatchDistances = patch_distances(photograph, bank.search)
-    return explainer.explain(PART, found, photograph, bank)
+    return explainer.explain(PART, found, photograph, bank, SPEC)
 
 
 def test_of_equal_distances_the_first_patch_is_named(tmp_path: Path) -> None:
