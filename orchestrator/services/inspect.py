@@ -18,6 +18,7 @@ from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
+from orchestrator.patchcore.conformal import p_value
 from orchestrator.patchcore.regions import Region, find_regions
 from orchestrator.patchcore.scoring import heat_map, image_score
 from orchestrator.services.backbones import Backbones
@@ -55,7 +56,8 @@ class Inspection:
 class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
-    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage.
+    anomaly: (H, W) float32 distances in the crop's frame, if kept. timings_ms: by stage. p_value: the chance that a
+    good part scores this high, None without the OK scores of a calibration.
     """
 
     score: float
@@ -74,6 +76,7 @@ class Verdict:
     bank_generation: int
     input_size: tuple[int, int]
     anomaly: FloatArray | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,7 @@ class Inspector:
             bank_generation=ready.bank.generation,
             input_size=ready.spec.input_size,
             anomaly=anomaly if inspection.keep_map else None,
+            p_value=p_value(score, calibration.independent_ok_scores) if calibration else None,
         )
 
 

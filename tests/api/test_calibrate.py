@@ -65,7 +65,7 @@ def test_wrong_calibrations_name_their_field(gui: Gui) -> None:
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], area_mm2_thr=-1), 400, "area_mm2_thr")
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], mm_per_px=0), 400, "mm_per_px")
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], mm_per_px=0.7), 409, "0.2", "0.7")
-    refused(gui.json("/calibrate_ng", ok_scores=[0.1], method="conformal"), 422, "method", "conformal")
+    refused(gui.json("/calibrate_ng", ok_scores=[0.1], method="f1"), 422, "method", "percentile", "conformal")
     refused(gui.json("/calibrate_ng"), 422, "ok_scores", "missing")
     assert ok(gui.get("/state"))["calib_present"] is False
 

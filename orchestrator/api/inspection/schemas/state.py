@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
+from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate, Guarantee
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
 from orchestrator.api.inspection.schemas.shared import Identified, TokenShape
-from orchestrator.api.wire import Closed
 
 
-class StoredCalibration(Closed):
+class StoredCalibration(Guarantee):
     """The calibration in force, as stored."""
 
     threshold: float
-    method: Literal["percentile"]
+    method: Literal["percentile", "conformal"]
     ok_mean: float
     ng_mean: float
     p99_ok: float
