@@ -28,6 +28,7 @@ from orchestrator.services.folds import groups_of, plan_folds, score_fold
 from orchestrator.services.held_out import ClientScore, MemberBank, OutOfSampleScore, Split, score_held_out
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
+from orchestrator.services.turns import Turns
 
 MIN_OK = 2
 
@@ -120,6 +121,7 @@ class Calibrator:
         reader: SampleReader,
         committer: Committer,
         scoring: Scoring,
+        turns: Turns,
     ) -> None:
         self._embedder = embedder
         self._backbones = backbones
@@ -127,6 +129,7 @@ class Calibrator:
         self._reader = reader
         self._committer = committer
         self._scoring = scoring
+        self._turns = turns
 
     async def from_scores(
         self,
@@ -158,7 +161,7 @@ class Calibrator:
     ) -> Calibration:
         """Choose from the stored samples, each scored by a bank that does not hold it.
 
-        Raises MemoryNotFitted, NotEnoughSamples, BackboneMismatch, and what the extractor raises.
+        Raises MemoryNotFitted, NotEnoughSamples, BackboneMismatch, Overloaded, and what the extractor raises.
         """
         bank: LoadedBank = await asyncio.to_thread(self._banks.load, target)
         spec = await asyncio.to_thread(self._backbones.for_bank, bank.record)
@@ -174,7 +177,8 @@ class Calibrator:
             raise NotEnoughSamples(
                 "No NG samples available for calibration; upload some, or send require_ng=false."
             )
-        evidence = await self.evidence(target, bank.record, spec, recipe, context)
+        async with self._turns.take():
+            evidence = await self.evidence(target, bank.record, spec, recipe, context)
         if evidence is None:
             raise NotEnoughSamples(f"No valid OK samples for calibration: need at least {MIN_OK}.")
         calibration = await asyncio.to_thread(evidence.at, bank.generation)
