@@ -226,7 +226,7 @@ def test_sixty_different_photographs_are_sixty_and_their_copies_are_none_more(
     parts = [texture(i) for i in range(60)]
     noise = np.random.default_rng(0).normal(0, 2, parts[2].shape)
     copies = [
-        cv2.imencode(".jpg", parts[0], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes(),
+        cv2.imencode(".jpg", parts[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes(),
         png(np.roll(parts[1], (1, 1), (0, 1))),
         png(np.clip(parts[2] + noise, 0, 255).astype(np.uint8)),
     ]
@@ -242,9 +242,9 @@ def test_sixty_different_photographs_are_sixty_and_their_copies_are_none_more(
 
 
 def texture(seed: int) -> ImageArray:
-    """Draw a surface of which no two are alike: (96, 96, 3) uint8."""
-    rough = np.random.default_rng(seed).normal(size=(96, 96, 3)).astype(np.float32)
-    smooth = cv2.GaussianBlur(rough, (0, 0), 4)
+    """Draw a surface of which no two are alike: (192, 192, 3) uint8."""
+    rough = np.random.default_rng(seed).normal(size=(192, 192, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(rough, (0, 0), 8)
     return np.asarray(20 + 200 * (smooth - smooth.min()) / np.ptp(smooth), dtype=np.uint8)
 
 
