@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,12 +39,13 @@ from tests.benchmarks.exported import export_once
 from tests.benchmarks.photographs import LIMITS, RESNET, real_backbone, real_data, real_set, tokens_of
 from tests.benchmarks.rows import Figures, Row, Shape
 from tests.benchmarks.servers import Plan
+from tests.reference import clustered
 
 RATE, CONFIDENCE, PERCENTILE, CORESET = 0.05, 0.95, 99.0, 0.10
 SIDE = 64
 RULE = Rule("conformal", PERCENTILE, RATE, CONFIDENCE)
 SCORING = Scoring("euclidean", 1.0)
-KFOLD_IMAGES, KFOLD_SET = 60, "casting"
+KFOLD_SET = "casting"
 
 Floats = NDArray[np.float64]
 Draw = FloatArray
@@ -59,18 +60,15 @@ def run(
     fresh: int = 2000,
     repetitions: int = 200,
     backbone: str = "tiny",
+    kfold_images: int = 60,
 ) -> list[Row]:
-    """Run all three parts; the real one only where its photographs are."""
+    """Run all three parts; where there are no real photographs, K-fold is timed on synthetic tokens."""
     rows = [_simulated(plan, n, simulations) for n in (10, 30, 60, 100, 300)]
     drawn = _drawn_tokens(plan, pool, backbone)
     draw = _check_drawing(drawn)
     for n in sizes:
         rows += _drawn(plan, n, drawn, draw, fresh, repetitions)
-    data = real_data(plan)
-    if data is None:
-        sys.stderr.write("calibration: no real photographs; K-fold is not timed\n")
-        return rows
-    return rows + _kfold(plan, data)
+    return rows + _kfold(plan, kfold_images)
 
 
 def _simulated(plan: Plan, n: int, simulations: int) -> Row:
@@ -213,29 +211,29 @@ def _drawn_tokens(plan: Plan, count: int, backbone: str) -> list[Embedded]:
     return [Embedded(t, box, mask, patches, f"{s:064x}") for t, s in zip(tokens, seeds, strict=True)]
 
 
-def _kfold(plan: Plan, data: Path) -> list[Row]:
-    real = real_set(plan, KFOLD_SET, backbone=RESNET)
-    photographs = [
-        Embedded(np.array(p.tokens), p.box, p.mask, p.patches, p.sha256) for p in real.good[:KFOLD_IMAGES]
-    ]
-    shape = Shape(n=KFOLD_IMAGES, d=real.spec.dim, k=5, tokens="real")
-    make: Callable[..., Figures] = partial(
-        Figures,
-        "calibration",
-        unit="s",
-        better="lower",
-        samples=KFOLD_IMAGES,
-        peer="one fit",
-        shape=shape,
+def _kfold(plan: Plan, images: int) -> list[Row]:
+    data = real_data(plan)
+    if data is None:
+        sys.stderr.write("calibration: no real photographs; K-fold is timed on synthetic tokens\n")
+        photographs, features_s = _synthetic(images), 0.0
+    else:
+        good = real_set(plan, KFOLD_SET, backbone=RESNET).good[:images]
+        photographs = [replace(p, tokens=np.array(p.tokens)) for p in good]
+        features_s = _extraction_s(plan, data, images)
+    shape = Shape(
+        n=images,
+        d=photographs[0].tokens.shape[1],
+        k=5,
+        tokens="real" if data else "synthetic",
+        seeds=() if data else (0,),
     )
-    alone = make(f"K-fold of {KFOLD_IMAGES} beside one fit, one thread each", threads=1)
-    served = make(f"K-fold of {KFOLD_IMAGES} beside one fit, as served", threads=plan.threads)
-    whole = make(
-        f"K-fold of {KFOLD_IMAGES} beside one fit, as served, with features",
-        threads=plan.threads,
-        notes="features of the same photographs, extracted once on either side, added to both",
-    )
-    features_s = _extraction_s(plan, data)
+
+    def figures(case: str, threads: int, notes: str = "") -> Figures:
+        name = f"K-fold of {images} beside one fit, {case}"
+        return Figures("calibration", name, "s", "lower", images, threads, notes, peer="one fit", shape=shape)
+
+    alone, served = figures("one thread each", 1), figures("as served", plan.threads)
+    whole = figures("as served, with features", plan.threads, "features extracted once, added to both sides")
     for _ in range(plan.repeats):
         fit_s = _timed(lambda: build_memory(photographs, CORESET))
         one_s = asyncio.run(_folds_s(photographs, 1))
@@ -243,13 +241,23 @@ def _kfold(plan: Plan, data: Path) -> list[Row]:
         alone.add(one_s, fit_s)
         served.add(all_s, fit_s)
         whole.add(all_s + features_s, fit_s + features_s)
-    return [alone.row(), served.row(), whole.row()]
+    return [alone.row(), served.row()] + ([whole.row()] if data else [])
 
 
-def _extraction_s(plan: Plan, data: Path) -> float:
+def _synthetic(images: int) -> list[Embedded]:
+    box, mask = Letterbox.fit((448, 448), (448, 448)), np.ones((448, 448), np.bool_)
+    patches = np.ones((32, 32), np.bool_)
+    rows = clustered(images * patches.size, 384, 200, seed=0).astype(np.float16)
+    return [
+        Embedded(r, box, mask, patches, f"{i:064x}")
+        for i, r in enumerate(rows.reshape(images, patches.size, 384))
+    ]
+
+
+def _extraction_s(plan: Plan, data: Path, images: int) -> float:
     """Time the features of the same photographs, from their bytes, the model's start included."""
     spec = real_backbone(plan, data, RESNET)
-    photographs = [Posted(p.read(), p.name) for p in read_folder(data / KFOLD_SET).good[:KFOLD_IMAGES]]
+    photographs = [Posted(p.read(), p.name) for p in read_folder(data / KFOLD_SET).good[:images]]
     started = time.perf_counter()
     asyncio.run(tokens_of(plan, [prepare(p, spec, LIMITS) for p in photographs], spec))
     return time.perf_counter() - started

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import naive, overhead
+from tests.benchmarks import calibration, naive, overhead
 from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
@@ -35,6 +35,16 @@ def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -
         assert row.peer == "naive server"
         assert row.ratio == pytest.approx(row.ours / row.theirs)
     assert (served.better, fitted.better) == ("higher", "lower")
+
+
+def test_calibrations_are_held_against_their_promise_and_k_fold_against_one_fit(plan: Plan) -> None:
+    rows = calibration.run(plan, simulations=40, sizes=(5,), pool=60, fresh=20, repetitions=3, kfold_images=6)
+    assert [row.n for row in rows] == [10, 30, 60, 100, 300, 5, 5, 6, 6]
+    assert all(0 <= row.ours <= 1 for row in rows if row.unit == "share")
+    alone, served = rows[-2:]
+    assert (alone.peer, alone.tokens, served.threads) == ("one fit", "synthetic", plan.threads)
+    assert alone.theirs is not None
+    assert alone.ratio == pytest.approx(alone.ours / alone.theirs)
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:
