@@ -108,6 +108,12 @@ class BackboneVersionGone(Conflict):
     code = "backbone_version_gone"
 
 
+class SampleInBank(PatchlightError):
+    """An OK photograph was to be scored by a bank that holds it: its score would say nothing about new parts."""
+
+    code = "sample_in_bank"
+
+
 # --- capacity and the feature model ---
 
 

@@ -29,6 +29,7 @@ from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import SampleReader
 from orchestrator.services.score import Scoring
 from orchestrator.services.state import States
+from orchestrator.services.turns import Turns
 from orchestrator.settings import Settings
 from orchestrator.storage.activity import ActivityStore
 from orchestrator.storage.banks import BankStore
@@ -107,7 +108,8 @@ def build_runtime(
     banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
-    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
+    turns = Turns("calibrations", settings.max_waiting_fits)
+    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring, turns)
     datasets = Datasets(dataset_store, committer, embedder)
     explainer = Explainer(dataset_store, limits, scoring.distance)
     database = Database(settings.database_url or embedded(settings.data_root))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from orchestrator.domain.letterbox import Letterbox
 
@@ -189,3 +190,35 @@ def components(binary: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
             stack.extend(around)
         found.append(part)
     return found
+
+
+def lowest_certified(ok: Sequence[float], max_rate: float, confidence: float) -> float | None:
+    """Try every OK score from below; None where none keeps the false-reject rate."""
+    n = len(ok)
+    for t in sorted(set(ok)):
+        m, own = sum(s >= t for s in ok), sum(s == t for s in ok)
+        law = stats.beta(m, n - m + 1) if own == 1 else stats.beta(m + 1, n - m) if m < n else None
+        if law is not None and law.ppf(confidence) <= max_rate:
+            return t
+    return None
+
+
+def expected_cost(
+    ok: Sequence[float], ng: Sequence[float], t: float, prevalence: float, escape: float, reject: float
+) -> float:
+    """Count the wrong verdicts of a threshold and weigh them."""
+    escapes = sum(s < t for s in ng) / len(ng)
+    rejects = sum(s >= t for s in ok) / len(ok)
+    return prevalence * escape * escapes + (1 - prevalence) * reject * rejects
+
+
+def near_groups(rows: Sequence[NDArray[np.float32]], share: float) -> list[int]:
+    """Join whoever is near, pair by pair, over and over. rows: (N, D) unit rows of each photograph."""
+    n = len(rows)
+    distance = {(a, b): float(np.linalg.norm(rows[a] - rows[b])) for a in range(n) for b in range(a + 1, n)}
+    limit = share * float(np.median(list(distance.values())))
+    group = list(range(n))
+    for (a, b), apart in distance.items():
+        if apart <= limit:
+            group = [group[a] if g == group[b] else g for g in group]
+    return group

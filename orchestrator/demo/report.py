@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.demo.run import DemoReport, Judged
+from orchestrator.patchcore.thresholds import certificate
 
 MOST_ROWS = 48
 
@@ -49,7 +50,8 @@ def print_report(report: DemoReport, console: Console) -> None:
         f"fitted          {len(metadata.sample_sha256)} good photographs -> {len(report.fit.record.embeddings)} of "
         f"{metadata.n_embeddings} patches, {report.fit_s:.1f} s; calibrated in {report.calibrate_s:.1f} s",
         f"threshold       {report.calibration.threshold:.4f} (false rejects expected {rate.expected:.1%}, "
-        f"at most {rate.upper_bound:.1%} with {rate.confidence:.0%} confidence)",
+        f"at most {rate.upper_bound:.1%} with {rate.confidence:.0%} confidence, n = {rate.n_ok})",
+        f"certificate     {certificate(rate, report.calibration.max_false_reject_rate, report.calibration.method)}",
         f"image AUROC     {report.auroc:.4f}",
         f"localisation    {localisation} of the drawn defects hold the map's maximum",
         f"false rejects   {report.rates.false_reject:.1%}   escapes {report.rates.escape:.1%}",

@@ -180,11 +180,12 @@ def _compare(
 
 def _draw(report: DemoReport, sheet: Path, title: str, good: list[float], bad: list[float]) -> None:
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    rows = [_row(j) for j in pick(report.judged)]
+    rows, rate = [_row(j) for j in pick(report.judged)], report.calibration.false_reject
     notes = [
         f"backbone {report.fit.record.metadata.model_version}",
         f"image AUROC {report.auroc:.3f}   false rejects {report.rates.false_reject:.1%}   "
         f"escapes {report.rates.escape:.1%}",
+        f"guaranteed: false rejects <= {rate.upper_bound:.1%} with {rate.confidence:.0%} confidence (n = {rate.n_ok})",
     ]
     contact_sheet(rows, sheet, title=title, notes=notes, ok_scores=good, ng_scores=bad)
 

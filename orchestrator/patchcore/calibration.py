@@ -67,7 +67,7 @@ def summarise(ok: Sequence[float], ng: Sequence[float], percentile: float) -> Sc
 
     Scores that are not finite are dropped. Raises as `choose_threshold` does.
     """
-    good, bad = _finite("ok_scores", ok), _finite("ng_scores", ng)
+    good, bad = finite_scores("ok_scores", ok), finite_scores("ng_scores", ng)
     if good.size == 0:
         raise NotEnoughSamples("ok_scores: no finite score; give at least 1 OK score")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -85,11 +85,13 @@ def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: floa
     """Say what share of good parts will score at or above the threshold.
 
     With m of n OK scores at or above it, the rate follows Beta(m, n - m + 1) where the threshold is itself
-    one of them, else Beta(m + 1, n - m). Scores of images that are in the bank void this.
+    one of them, else Beta(m + 1, n - m). Where it is several of them the scores lie on steps: P(S >= t) is then
+    known only to be at most the rate just above the next lower score, Beta(m + 1, n - m), the more careful of
+    the two. Scores of images that are in the bank void this.
 
     Raises NotEnoughSamples where no OK score is finite, InvalidInput where confidence is not in (0, 1).
     """
-    good = _finite("ok_scores", ok)
+    good = finite_scores("ok_scores", ok)
     n = good.size
     if n == 0:
         raise NotEnoughSamples("ok_scores: no finite score; give at least 1 OK score")
@@ -98,7 +100,7 @@ def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: floa
             f"confidence: {confidence!r} is out of range; give a number between 0 and 1, such as 0.95"
         )
     at_or_above = int(np.count_nonzero(good >= threshold))
-    own = bool(np.any(good == threshold))
+    own = int(np.count_nonzero(good == threshold)) == 1
     alpha, beta = (at_or_above, n - at_or_above + 1) if own else (at_or_above + 1, n - at_or_above)
     if beta == 0:
         # A threshold below every OK score: all the mass is at 1.
@@ -121,7 +123,11 @@ def _between(a: float, b: float) -> float:
     return (a + b) / 2 if b > a else OVERLAP_FACTOR * a
 
 
-def _finite(name: str, scores: Sequence[float]) -> NDArray[np.float64]:
+def finite_scores(name: str, scores: Sequence[float]) -> NDArray[np.float64]:
+    """Give the finite ones, in order: (n,) float64.
+
+    Raises InvalidInput where they are no list of numbers.
+    """
     try:
         values = np.asarray(scores, dtype=np.float64).reshape(-1)
     except (OverflowError, TypeError, ValueError) as error:

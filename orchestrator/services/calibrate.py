@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
-from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.calibration import Calibration, Costs, Method, Rule
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import LABELS
 from orchestrator.errors import NotEnoughSamples
 from orchestrator.features.base import CallContext
-from orchestrator.patchcore.calibration import false_reject_rate, summarise
 from orchestrator.patchcore.search import NeighborSearch
+from orchestrator.patchcore.thresholds import choose
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, RawShape
-from orchestrator.services.folds import fold_count, score_fold
+from orchestrator.services.folds import groups_of, plan_folds, score_fold
+from orchestrator.services.held_out import ClientScore, MemberBank, OutOfSampleScore, Split, score_held_out
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
+from orchestrator.services.turns import Turns
 
 MIN_OK = 2
 
@@ -33,7 +36,8 @@ MIN_OK = 2
 class Recipe:
     """How a threshold is to be chosen.
 
-    score_percentile: (0, 100]. shape: ROI that stands above the samples' own.
+    score_percentile: (0, 100]; the rest of the rule defaults to the published one. shape: ROI that stands above the
+    samples' own.
     """
 
     score_percentile: float
@@ -42,31 +46,46 @@ class Recipe:
     operator_id: str | None = None
     notes: str | None = None
     shape: RawShape = None
+    method: Method = "percentile"
+    max_false_reject_rate: float = 0.05
+    confidence: float = 0.95
+    costs: Costs | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The part of it that concerns scores."""
+        return Rule(
+            self.method, self.score_percentile, self.max_false_reject_rate, self.confidence, self.costs
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Scores and how to choose from them; becomes a calibration once the bank's generation is known.
 
-    index_sha256: of the index that the scores came through.
+    index_sha256: of the index that the scores came through. ok_groups: which near-duplicates an OK score belongs with,
+    aligned with ok_scores; empty where nobody looked.
     """
 
     recipe: Recipe
     fingerprint: str | None
-    ok_scores: Sequence[float]
+    ok_scores: Sequence[OutOfSampleScore] | Sequence[ClientScore]
     ng_scores: Sequence[float]
     index_sha256: str | None = None
+    ok_groups: Sequence[int] = ()
 
     def at(self, generation: int) -> Calibration:
-        """Choose the threshold for a bank generation, by the published rule.
+        """Choose the threshold for a bank generation. It resamples: not on the event loop, not under a lock.
 
         Raises NotEnoughSamples, InvalidInput.
         """
-        summary = summarise(self.ok_scores, self.ng_scores, self.recipe.score_percentile)
+        rule = self.recipe.rule
+        choice = choose(self.ok_scores, self.ng_scores, rule, self.ok_groups)
+        summary = choice.summary
         return Calibration(
             bank_generation=generation,
             fingerprint=self.fingerprint,
-            method="percentile",
+            method=rule.method,
             threshold=summary.threshold,
             score_percentile=self.recipe.score_percentile,
             area_mm2_thr=self.recipe.area_mm2_thr,
@@ -78,13 +97,18 @@ class Evidence:
             samples_ok=summary.samples_ok,
             samples_ng=summary.samples_ng,
             calibrated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            false_reject=false_reject_rate(self.ok_scores, summary.threshold),
-            ok_scores=tuple(float(s) for s in self.ok_scores if math.isfinite(s)),
-            ng_scores=tuple(float(s) for s in self.ng_scores if math.isfinite(s)),
+            false_reject=choice.false_reject,
+            ok_scores=choice.ok_scores,
+            ng_scores=choice.ng_scores,
             operator_id=self.recipe.operator_id,
             notes=self.recipe.notes,
             shape=self.recipe.shape,
             index_sha256=self.index_sha256,
+            max_false_reject_rate=rule.max_false_reject_rate,
+            costs=rule.costs,
+            threshold_interval=choice.interval,
+            recall=choice.recall,
+            ok_groups=tuple(self.ok_groups),
         )
 
 
@@ -99,6 +123,7 @@ class Calibrator:
         reader: SampleReader,
         committer: Committer,
         scoring: Scoring,
+        turns: Turns,
     ) -> None:
         self._embedder = embedder
         self._backbones = backbones
@@ -106,6 +131,7 @@ class Calibrator:
         self._reader = reader
         self._committer = committer
         self._scoring = scoring
+        self._turns = turns
 
     async def from_scores(
         self,
@@ -121,10 +147,11 @@ class Calibrator:
         Raises MemoryNotFitted, NotEnoughSamples, InvalidInput, MmPerPxMismatch, Conflict.
         """
         bank = await asyncio.to_thread(self._banks.load, target)
+        measured = [ClientScore(score) for score in ok_scores]
         evidence = Evidence(
-            recipe, bank.record.metadata.fingerprint, ok_scores, ng_scores, bank.search.index_sha256
+            recipe, bank.record.metadata.fingerprint, measured, ng_scores, bank.search.index_sha256
         )
-        calibration = evidence.at(bank.generation)
+        calibration = await asyncio.to_thread(evidence.at, bank.generation)
         await asyncio.to_thread(self._committer.calibrate, target, calibration, mm_per_px)
         return calibration
 
@@ -138,7 +165,7 @@ class Calibrator:
     ) -> Calibration:
         """Choose from the stored samples, each scored by a bank that does not hold it.
 
-        Raises MemoryNotFitted, NotEnoughSamples, BackboneMismatch, and what the extractor raises.
+        Raises MemoryNotFitted, NotEnoughSamples, BackboneMismatch, Overloaded, and what the extractor raises.
         """
         bank: LoadedBank = await asyncio.to_thread(self._banks.load, target)
         spec = await asyncio.to_thread(self._backbones.for_bank, bank.record)
@@ -154,10 +181,11 @@ class Calibrator:
             raise NotEnoughSamples(
                 "No NG samples available for calibration; upload some, or send require_ng=false."
             )
-        evidence = await self.evidence(target, bank.record, bank.search, spec, recipe, context)
+        async with self._turns.take():
+            evidence = await self.evidence(target, bank.record, bank.search, spec, recipe, context)
         if evidence is None:
             raise NotEnoughSamples(f"No valid OK samples for calibration: need at least {MIN_OK}.")
-        calibration = evidence.at(bank.generation)
+        calibration = await asyncio.to_thread(evidence.at, bank.generation)
         await asyncio.to_thread(self._committer.calibrate, target, calibration, None)
         return calibration
 
@@ -184,8 +212,9 @@ class Calibrator:
         # What is stored keeps its own ROI when its bytes are posted again.
         ok = _unique([*pending, *stored])
         digests = set(record.metadata.sample_sha256)
-        inside = [s for s in ok if s.sha256 in digests]
-        outside = [s for s in ok if s.sha256 not in digests]
+        # A bank that does not know what it holds, as a legacy one, may hold any of them.
+        inside = [s for s in ok if s.sha256 in digests or not digests]
+        outside = [s for s in ok if not (s.sha256 in digests or not digests)]
         if len(inside) == 1:
             # One sample of the bank alone can't be held out of it.
             inside = []
@@ -211,42 +240,36 @@ class Calibrator:
         def embedded(samples: Sequence[ReadSample]) -> list[Embedded]:
             return [at_hand[s.sha256] for s in samples]
 
-        folded = await self._fold_scores(embedded(inside), record, search, recipe)
+        held_in, held_off = embedded(inside), embedded(outside)
+        groups = await self._embedder.pool.run_fit(groups_of, [*held_in, *held_off])
+        splits, apart = plan_folds(held_in, held_off, groups) if held_in else ([], held_off)
+        scores = await self._fold_scores(splits, record, search, recipe)
+        if apart:
+            bank = MemberBank.stored(record, search)
+            scores |= await self._embedder.pool.run_fit(
+                _held_out_scores, bank, Split.of((), apart), self._scoring, recipe.score_percentile
+            )
         score = functools.partial(_scores, search, self._scoring, recipe.score_percentile, record)
-        held_out = await self._embedder.pool.run_fit(score, embedded(outside))
         ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
-        ok_scores = folded + held_out
-        return Evidence(recipe, record.metadata.fingerprint, ok_scores, ng_scores, search.index_sha256)
+        ok_scores = [scores[s.sha256] for s in [*inside, *outside]]
+        near = groups.tolist() if len(np.unique(groups)) < len(groups) else ()
+        fingerprint = record.metadata.fingerprint
+        return Evidence(recipe, fingerprint, ok_scores, ng_scores, search.index_sha256, near)
 
     async def _fold_scores(
-        self,
-        photographs: Sequence[Embedded],
-        record: BankRecord,
-        search: NeighborSearch,
-        recipe: Recipe,
-    ) -> list[float]:
-        if not photographs:
-            return []
+        self, splits: Sequence[Split], record: BankRecord, search: NeighborSearch, recipe: Recipe
+    ) -> dict[str, OutOfSampleScore]:
         rate, percentile = record.metadata.coreset_rate_applied, recipe.score_percentile
         options, pool = record.metadata.options, self._embedder.pool
         folds = await asyncio.gather(
             *(
                 pool.run_fit(
-                    score_fold,
-                    photographs,
-                    fold,
-                    rate,
-                    self._scoring,
-                    percentile,
-                    options,
-                    pool.keep_going,
-                    search,
+                    score_fold, split, rate, self._scoring, percentile, options, pool.keep_going, search
                 )
-                for fold in range(fold_count(len(photographs)))
+                for split in splits
             )
         )
-        scores = {index: score for fold in folds for index, score in fold.items()}
-        return [scores[index] for index in range(len(photographs))]
+        return {digest: score for fold in folds for digest, score in fold.items()}
 
 
 def _unique(samples: Sequence[ReadSample]) -> list[ReadSample]:
@@ -262,3 +285,9 @@ def _scores(
 ) -> list[float]:
     rule = record.metadata.options.score_rule
     return [score_against(p, search, scoring, percentile, rule, record.foreground) for p in photographs]
+
+
+def _held_out_scores(
+    bank: MemberBank, split: Split, scoring: Scoring, percentile: float
+) -> dict[str, OutOfSampleScore]:
+    return {s.sha256: score_held_out(bank, s, scoring, percentile) for s in split.held_out}

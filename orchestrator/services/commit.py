@@ -228,8 +228,7 @@ def glance_at(target: Target, record: BankRecord, calibration: Calibration | Non
 
 def _rules(calibration: Calibration) -> tuple[object, ...]:
     return (
-        calibration.method,
-        calibration.score_percentile,
+        calibration.rule,
         calibration.area_mm2_thr,
         calibration.mm_per_px,
         calibration.shape,

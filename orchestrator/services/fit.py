@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -193,8 +193,10 @@ class Fitter:
                 request.target, record, search, spec, recipe, context, pending=pending, known=known
             )
 
+        chosen = None if evidence is None else await asyncio.to_thread(evidence.at, 0)
+
         def calibrate(generation: int) -> Calibration | None:
-            return evidence.at(generation) if evidence is not None else None
+            return None if chosen is None else replace(chosen, bank_generation=generation)
 
         return await asyncio.to_thread(
             self._committer.fit,
@@ -247,6 +249,10 @@ def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:
         operator_id=calibration.operator_id,
         notes=calibration.notes,
         shape=request.shape if request.shape is not None else calibration.shape,
+        method=calibration.method,
+        max_false_reject_rate=calibration.max_false_reject_rate,
+        confidence=calibration.false_reject.confidence,
+        costs=calibration.costs,
     )
 
 

@@ -16,6 +16,7 @@ from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
+from orchestrator.patchcore.conformal import p_value
 from orchestrator.patchcore.regions import find_regions
 from orchestrator.patchcore.scoring import heat_map
 from orchestrator.services.backbones import Backbones
@@ -265,6 +266,7 @@ class Inspector:
             anomaly=anomaly if inspection.keep_map else None,
             explanation=explanation,
             fitted_at=ready.bank.record.metadata.fit_started_at,
+            p_value=p_value(score, calibration.independent_ok_scores) if calibration else None,
         )
 
 

@@ -35,7 +35,8 @@ class Verdict:
     """What was found. threshold, decision: None without a calibration in force. heatmap_png: None unless asked for.
 
     anomaly: (H, W) float32 distances in the crop's frame, if kept. explanation: if asked for. timings_ms: by stage.
-    fitted_at: of the bank. has_foreground: whether the part's foreground alone was judged, false where none was found;
+    fitted_at: of the bank. p_value: the chance that a good part scores this high, None without the OK scores of a
+    calibration. has_foreground: whether the part's foreground alone was judged, false where none was found;
     None where the bank does not ask for it.
     """
 
@@ -59,3 +60,4 @@ class Verdict:
     anomaly: FloatArray | None
     explanation: Explanation | None = None
     fitted_at: str | None = None
+    p_value: float | None = None

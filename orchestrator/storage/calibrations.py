@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.domain.calibration import Calibration, FalseReject
+from orchestrator.domain.calibration import Calibration, Costs, FalseReject, Recall, ThresholdInterval
 from orchestrator.domain.identity import Target
 from orchestrator.storage import jsonfiles
 from orchestrator.storage.files import FileStore
@@ -43,6 +43,11 @@ def decode_calibration(content: Mapping[str, Any] | None) -> Calibration | None:
         known["false_reject"] = FalseReject(**known["false_reject"])
         known["ok_scores"] = tuple(known["ok_scores"])
         known["ng_scores"] = tuple(known["ng_scores"])
+        # What earlier releases did not know keeps its default.
+        known["ok_groups"] = tuple(known.get("ok_groups", ()))
+        for name, kind in (("costs", Costs), ("recall", Recall), ("threshold_interval", ThresholdInterval)):
+            if known.get(name) is not None:
+                known[name] = kind(**known[name])
         return Calibration(**known)
     except (KeyError, TypeError):
         return None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 
+import cv2
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from orchestrator.domain.arrays import ImageArray
+from tests.conftest import MakeClient
 from tests.gui import Gui, ok, refused
-from tests.pictures import bad, good
+from tests.pictures import bad, good, png
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_wrong_calibrations_name_their_field(gui: Gui) -> None:
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], area_mm2_thr=-1), 400, "area_mm2_thr")
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], mm_per_px=0), 400, "mm_per_px")
     refused(gui.json("/calibrate_ng", ok_scores=[0.1], mm_per_px=0.7), 409, "0.2", "0.7")
-    refused(gui.json("/calibrate_ng", ok_scores=[0.1], method="conformal"), 422, "method", "conformal")
+    refused(gui.json("/calibrate_ng", ok_scores=[0.1], method="f1"), 422, "method", "percentile", "conformal")
     refused(gui.json("/calibrate_ng"), 422, "ok_scores", "missing")
     assert ok(gui.get("/state"))["calib_present"] is False
 
@@ -116,6 +120,132 @@ def test_the_roi_of_a_calibration_is_kept_for_the_refit(gui: Gui) -> None:
     assert ok(gui.fit(good(6)))["threshold"] == pytest.approx(first["threshold"], rel=1e-6)
     whole = ok(gui.json("/calibrate_dataset", require_ng=False))
     assert whole["threshold"] != pytest.approx(first["threshold"], rel=1e-3)
+
+
+def test_the_conformal_threshold_is_the_lowest_score_that_keeps_the_rate(gui: Gui) -> None:
+    scores = [i / 1000 for i in range(1, 101)]
+    body = ok(gui.json("/calibrate_ng", ok_scores=scores, method="conformal"))
+    assert (body["method"], body["threshold"], body["certifiable"]) == ("conformal", 0.099, True)
+    assert body["false_reject_rate"]["upper_bound"] <= 0.05
+    assert body["false_reject_rate"]["n_ok"] == body["independent_ok"] == 100
+    assert body["certificate"] == "false rejects <= 5 % with 95 % confidence (n = 100 OK)"
+    assert (body["n_ok_needed"], body["recall"], body["near_duplicate_groups"]) == (59, None, [])
+    interval = body["threshold_interval"]
+    assert interval["low"] <= body["threshold"] <= interval["high"] <= 0.1
+    strict = ok(
+        gui.json(
+            "/calibrate_ng", ok_scores=scores, method="conformal", max_false_reject_rate=0.01, confidence=0.9
+        )
+    )
+    assert (strict["threshold"], strict["certifiable"], strict["n_ok_needed"]) == (0.1, False, 230)
+    assert "not certifiable with 100 OK samples; 230 would do" in strict["certificate"]
+    assert (strict["max_false_reject_rate"], strict["confidence"]) == (0.01, 0.9)
+    stored = ok(gui.get("/manifest"))["calib"]
+    assert {k: stored[k] for k in stored if k in strict} == {k: strict[k] for k in stored if k in strict}
+
+
+def test_ng_scores_bring_the_recall_and_costs_move_the_threshold_up(gui: Gui) -> None:
+    scores = [i / 1000 for i in range(1, 101)]
+    plain = ok(gui.json("/calibrate_ng", ok_scores=scores, ng_scores=[0.05, 0.3, 0.4], method="conformal"))
+    assert plain["threshold"] == 0.099
+    assert (plain["recall"]["caught"], plain["recall"]["n_ng"], plain["costs"]) == (2, 3, None)
+    assert 0 < plain["recall"]["lower"] < 2 / 3 < plain["recall"]["upper"] < 1
+    weighed = ok(
+        gui.json("/calibrate_ng", ok_scores=scores, ng_scores=[0.3, 0.4], method="conformal", cost_escape=10)
+    )
+    assert weighed["threshold"] == pytest.approx(0.2)
+    assert weighed["costs"] == {"ng_prevalence": 0.01, "cost_escape": 10, "cost_false_reject": 1}
+
+
+def test_the_published_rule_says_what_it_promises_too(gui: Gui) -> None:
+    body = ok(gui.json("/calibrate_ng", ok_scores=[0.1, 0.2, 0.3], ng_scores=[0.9]))
+    assert (body["method"], body["certifiable"], body["n_ok_needed"]) == ("percentile", False, 59)
+    assert "not certifiable with 3 OK samples" in body["certificate"]
+    assert body["recall"]["lower"] == pytest.approx(0.025)
+    assert body["threshold_interval"]["resamples"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [
+        ("max_false_reject_rate", 0, 400),
+        ("max_false_reject_rate", 1, 400),
+        ("max_false_reject_rate", 1e-9, 400),
+        ("max_false_reject_rate", "5%", 422),
+        ("confidence", 1, 400),
+        ("confidence", 0, 400),
+        ("ng_prevalence", 0, 400),
+        ("ng_prevalence", 2, 400),
+        ("cost_escape", -1, 400),
+        ("cost_escape", 1e300, 400),
+        ("cost_false_reject", -0.5, 400),
+        ("cost_false_reject", True, 422),
+    ],
+)
+def test_a_rule_out_of_range_is_refused(gui: Gui, field: str, value: object, status: int) -> None:
+    for path, fields in (
+        ("/calibrate_ng", {"ok_scores": [0.1]}),
+        ("/calibrate_dataset", {"require_ng": False}),
+    ):
+        refused(gui.json(path, **fields, method="conformal", **{field: value}), status, field)
+    assert ok(gui.get("/state"))["calib_present"] is False
+
+
+def test_costs_need_the_method_that_weighs_them(gui: Gui) -> None:
+    refused(gui.json("/calibrate_ng", ok_scores=[0.1], cost_escape=5), 400, "cost_escape", "method")
+
+
+def test_a_verdict_has_the_p_value_of_its_score(gui: Gui) -> None:
+    assert ok(gui.infer(good(1)[0]))["p_value"] is None
+    ok(gui.upload("ng", bad(2)))
+    ok(gui.json("/calibrate_dataset", method="conformal"))
+    scores = ok(gui.get("/manifest"))["calib"]["ok_scores"]
+    for image in (good(1, start=33)[0], bad(1, start=1500)[0]):
+        body = ok(gui.infer(image))
+        assert body["p_value"] == (1 + sum(s >= body["score"] for s in scores)) / 7
+    items = ok(gui.json("/infer_dataset"))["items"]
+    assert [i["p_value"] for i in items if i["label"] == "ng"] == [1 / 7, 1 / 7]
+
+
+def test_a_refit_recalibrates_by_the_same_method_and_rule(gui: Gui) -> None:
+    ok(gui.upload("ng", bad(2)))
+    rule = {"max_false_reject_rate": 0.3, "confidence": 0.8, "cost_escape": 50.0, "ng_prevalence": 0.2}
+    ok(gui.json("/calibrate_dataset", method="conformal", **rule))
+    assert ok(gui.fit(good(6, start=20)))["recalibrated"] is True
+    calib = ok(gui.get("/manifest"))["calib"]
+    assert (calib["method"], calib["bank_generation"]) == ("conformal", 2)
+    assert (calib["max_false_reject_rate"], calib["confidence"]) == (0.3, 0.8)
+    assert calib["costs"] == {"ng_prevalence": 0.2, "cost_escape": 50, "cost_false_reject": 1}
+    assert (calib["samples_ok"], calib["recall"]["caught"], calib["certifiable"]) == (12, 2, True)
+
+
+def test_sixty_different_photographs_are_sixty_and_their_copies_are_none_more(
+    make_client: MakeClient,
+) -> None:
+    gui = Gui(make_client(coreset_rate=0.05))
+    parts = [texture(i) for i in range(60)]
+    noise = np.random.default_rng(0).normal(0, 2, parts[2].shape)
+    copies = [
+        cv2.imencode(".jpg", parts[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes(),
+        png(np.roll(parts[1], (1, 1), (0, 1))),
+        png(np.clip(parts[2] + noise, 0, 255).astype(np.uint8)),
+    ]
+    ok(gui.fit([png(p) for p in parts]))
+    alone = ok(gui.json("/calibrate_dataset", require_ng=False, method="conformal"))
+    assert (alone["samples_ok"], alone["independent_ok"], alone["near_duplicate_groups"]) == (60, 60, [])
+    assert alone["certifiable"] is True
+    ok(gui.upload("ok", copies))
+    body = ok(gui.json("/calibrate_dataset", require_ng=False, method="conformal"))
+    assert (body["samples_ok"], body["independent_ok"]) == (63, 60)
+    assert body["near_duplicate_groups"] == [2, 2, 2]
+    assert body["threshold"] in ok(gui.get("/manifest"))["calib"]["ok_scores"]
+
+
+def texture(seed: int) -> ImageArray:
+    """Draw a surface of which no two are alike: (192, 192, 3) uint8."""
+    rough = np.random.default_rng(seed).normal(size=(192, 192, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(rough, (0, 0), 8)
+    return np.asarray(20 + 200 * (smooth - smooth.min()) / np.ptp(smooth), dtype=np.uint8)
 
 
 def test_a_json_body_that_is_none_is_refused(gui: Gui) -> None:

@@ -18,7 +18,7 @@ from tests.pictures import bad, encode, good, part, png
 pytestmark = pytest.mark.usefixtures("feature_backend")
 
 FIELDS = {
-    "role_id", "roi_id", "model_key", "score", "threshold", "decision", "is_anomaly", "token_shape",
+    "role_id", "roi_id", "model_key", "score", "threshold", "decision", "is_anomaly", "p_value", "token_shape",
     "heatmap_png_base64", "regions", "n_regions", "params", "elapsed_ms", "timings_ms", "model_version",
     "bank_generation", "explanation", "drift", "request_id", "recipe_id",
 }  # fmt: skip

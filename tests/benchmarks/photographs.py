@@ -34,7 +34,7 @@ SETS = ("cookie", "casting", "transistor", "magnetic_tile")
 RESNET = "resnet18_tokens"
 _GRAPH = "weights/resnet18_l23_tokens384.onnx"
 _INPUT_SIDE = 448
-_LIMITS = ImageLimits(1 << 26, 1 << 26)
+LIMITS = ImageLimits(1 << 26, 1 << 26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,13 @@ def real_set(plan: Plan, name: str, *, backbone: str = RESNET) -> RealSet:
     folder = read_folder(data / name)
 
     def embedded(photographs: tuple[Photograph, ...], split: str) -> list[Embedded]:
-        prepared = [prepare(Posted(p.read(), p.name), spec, _LIMITS) for p in photographs]
+        prepared = [prepare(Posted(p.read(), p.name), spec, LIMITS) for p in photographs]
         digest = hashlib.sha256(b"".join(p.canvases.tobytes() for p in prepared)).hexdigest()[:12]
         path = plan.repository.parent / "tokens" / spec.fingerprint[:12] / f"{name}-{split}-{digest}.npy"
         if not path.is_file():
             sys.stderr.write(f"embedding {name}/{split}: {len(prepared)} photographs by {spec.label}\n")
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, asyncio.run(_tokens(plan, prepared, spec)))
+            np.save(path, asyncio.run(tokens_of(plan, prepared, spec)))
         tokens: HalfArray = np.load(path, mmap_mode="r")
         return [
             Embedded(t, p.box, p.mask, p.patches, p.sha256) for t, p in zip(tokens, prepared, strict=True)
@@ -121,10 +121,10 @@ def real_backbone(plan: Plan, data: Path, name: str) -> BackboneSpec:
     return models.spec(name)
 
 
-async def _tokens(plan: Plan, prepared: list[Prepared], spec: BackboneSpec) -> HalfArray:
+async def tokens_of(plan: Plan, prepared: list[Prepared], spec: BackboneSpec) -> HalfArray:
     extractor = OnnxExtractor(ModelRepository(plan.repository), threads=plan.threads)
     pool = NumericsPool(plan.threads)
-    embedder = Embedder(extractor, pool, _LIMITS, batch_size=8)
+    embedder = Embedder(extractor, pool, LIMITS, batch_size=8)
     try:
         context = CallContext("bench", 3600.0, Priority.FIT)
         parts = [

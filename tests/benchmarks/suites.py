@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.benchmarks import coreset, drift, naive, overhead, quality, search
+from tests.benchmarks import calibration, coreset, drift, naive, overhead, quality, search
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import Plan
 
@@ -15,4 +15,5 @@ SUITES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "coreset": coreset.run,
     "quality": quality.run,
     "search": search.run,
+    "calibration": calibration.run,
 }

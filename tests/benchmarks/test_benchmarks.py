@@ -14,7 +14,7 @@ from orchestrator.demo.metrics import image_auroc
 from orchestrator.patchcore.score_rules import reweighted_score
 from orchestrator.services.folds import build_memory
 from orchestrator.services.score import patch_distances
-from tests.benchmarks import anomalib_scoring, coreset, drift, naive, overhead, quality, search
+from tests.benchmarks import anomalib_scoring, calibration, coreset, drift, naive, overhead, quality, search
 from tests.benchmarks.paired import auroc_differences, interval
 from tests.benchmarks.quality_case import QualityCase
 from tests.benchmarks.quality_evaluation import SCORING
@@ -143,6 +143,16 @@ def test_search_rows_have_their_floor_their_recall_and_their_scratch(tmp_path: P
     assert 0.5 < rows["recall@1 through the index, 600 rows"].ours <= 1
     assert rows["scratch of 2 searches at once, 2000 rows"].ours < 64
     assert not any(row.tokens == "real" for row in rows.values())
+
+
+def test_calibrations_are_held_against_their_promise_and_k_fold_against_one_fit(plan: Plan) -> None:
+    rows = calibration.run(plan, simulations=40, sizes=(5,), pool=60, fresh=20, repetitions=3, kfold_images=6)
+    assert [row.n for row in rows] == [10, 30, 60, 100, 300, 5, 5, 6, 6]
+    assert all(0 <= row.ours <= 1 for row in rows if row.unit == "share")
+    alone, served = rows[-2:]
+    assert (alone.peer, alone.tokens, served.threads) == ("one fit", "synthetic", plan.threads)
+    assert alone.theirs is not None
+    assert alone.ratio == pytest.approx(alone.ours / alone.theirs)
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:

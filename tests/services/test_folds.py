@@ -14,7 +14,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.patchcore.foreground import FoundForeground
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
 from orchestrator.services.embed import Embedded
-from orchestrator.services.folds import fold_count, score_fold
+from orchestrator.services.folds import plan_folds, score_fold
 from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.score import Scoring, measure
 from tests import reference
@@ -37,10 +37,9 @@ def photograph(seed: int, *, views: bool = False, materials: int = 7) -> Embedde
 
 
 def fold_scores(photographs: list[Embedded], options: MemoryOptions) -> dict[int, float]:
-    scores: dict[int, float] = {}
-    for fold in range(fold_count(len(photographs))):
-        scores |= score_fold(photographs, fold, 1.0, SCORING, 99, options)
-    return scores
+    splits, _ = plan_folds(photographs, [], np.arange(len(photographs)))
+    scores = {d: s for split in splits for d, s in score_fold(split, 1.0, SCORING, 99, options).items()}
+    return {index: scores[p.sha256] for index, p in enumerate(photographs)}
 
 
 @pytest.mark.parametrize("foreground", [False, True])

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
-from orchestrator.api.inspection.schemas.calibrate import CalibrationBody, FalseRejectRate
+from orchestrator.api.inspection.schemas.calibrate import (
+    CalibrationBody,
+    CostsBody,
+    FalseRejectRate,
+    RecallInterval,
+    ThresholdIntervalBody,
+)
 from orchestrator.api.inspection.schemas.datasets import DatasetClass, DatasetListResponse
 from orchestrator.api.inspection.schemas.infer import (
     ExplanationBody,
@@ -22,7 +29,9 @@ from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import Label
+from orchestrator.patchcore.conformal import ok_needed
 from orchestrator.patchcore.regions import Region
+from orchestrator.patchcore.thresholds import certificate, is_certifiable
 from orchestrator.services.explain import Explanation, Nearest
 from orchestrator.services.verdict import Verdict
 from orchestrator.storage.datasets import Listing
@@ -57,6 +66,24 @@ def _calibration_fields(calibration: Calibration) -> dict[str, Any]:
         "calibrated_at": calibration.calibrated_at,
         "bank_generation": calibration.bank_generation,
         "false_reject_rate": false_reject(calibration),
+        **_guarantee(calibration),
+    }
+
+
+def _guarantee(calibration: Calibration) -> dict[str, Any]:
+    rate, most = calibration.false_reject, calibration.max_false_reject_rate
+    interval, recall, costs = calibration.threshold_interval, calibration.recall, calibration.costs
+    return {
+        "certifiable": is_certifiable(rate, most),
+        "n_ok_needed": ok_needed(most, rate.confidence),
+        "certificate": certificate(rate, most, calibration.method),
+        "max_false_reject_rate": most,
+        "confidence": rate.confidence,
+        "independent_ok": rate.n_ok,
+        "near_duplicate_groups": list(calibration.near_duplicate_groups),
+        "threshold_interval": ThresholdIntervalBody(**asdict(interval)) if interval else None,
+        "recall": RecallInterval(**asdict(recall)) if recall else None,
+        "costs": CostsBody(**asdict(costs)) if costs else None,
     }
 
 
@@ -131,6 +158,7 @@ def verdict_fields(target: Target, verdict: Verdict) -> dict[str, Any]:
         "threshold": verdict.threshold,
         "decision": verdict.decision,
         "is_anomaly": None if verdict.decision is None else verdict.decision == "ng",
+        "p_value": verdict.p_value,
         "token_shape": list(verdict.token_shape),
         "heatmap_png_base64": None if png is None else base64.b64encode(png).decode(),
         "regions": found,

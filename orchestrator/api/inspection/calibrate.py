@@ -17,11 +17,14 @@ from orchestrator.api.inspection.schemas.calibrate import (
 )
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime
+from orchestrator.domain.calibration import Costs
 from orchestrator.domain.identity import Target
 from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_mm_per_px
 from orchestrator.errors import InvalidInput
 from orchestrator.features.base import Priority
 from orchestrator.patchcore.calibration import normalise_percentile
+from orchestrator.patchcore.conformal import check_confidence, check_rate
+from orchestrator.patchcore.cost import check_costs
 from orchestrator.runtime import Runtime
 from orchestrator.services.calibrate import Recipe
 from orchestrator.services.embed import RawShape
@@ -40,7 +43,7 @@ async def calibrate_ng(
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> CalibrationBody:
-    """Apply the published rule to the client's scores; binds to the bank in force."""
+    """Apply the published rule, or the conformal one, to the client's scores; binds to the bank in force."""
     target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
     call.note(operator_id=body.operator_id, notes=body.notes)
     sent = None if body.mm_per_px is None else check_mm_per_px(body.mm_per_px)
@@ -89,7 +92,7 @@ async def _recipe(
 ) -> Recipe:
     settings = runtime.settings
     percentile = options.score_percentile
-    area = options.area_mm2_thr
+    area, most, confidence = options.area_mm2_thr, options.max_false_reject_rate, options.confidence
     if area is not None and not (math.isfinite(area) and area >= 0):
         raise InvalidInput(f"area_mm2_thr: must be >= 0 and finite, in mm²; got {area!r}.")
     locked = await asyncio.to_thread(runtime.states.mm_per_px, target.part.recipe_id)
@@ -100,4 +103,20 @@ async def _recipe(
         operator_id=options.operator_id,
         notes=options.notes,
         shape=shape,
+        method=options.method,
+        max_false_reject_rate=0.05 if most is None else check_rate(most),
+        confidence=0.95 if confidence is None else check_confidence(confidence),
+        costs=_costs(options),
     )
+
+
+def _costs(options: CalibrationOptions) -> Costs | None:
+    names = ("ng_prevalence", "cost_escape", "cost_false_reject")
+    sent = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if not sent:
+        return None
+    if options.method != "conformal":
+        raise InvalidInput(
+            f"{', '.join(sent)}: costs are weighed by method='conformal' only; send that method, or leave them out."
+        )
+    return check_costs(Costs(**sent))

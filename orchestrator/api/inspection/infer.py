@@ -111,7 +111,7 @@ async def infer_dataset(
 
 def _item(target: Target, judged: DatasetVerdict) -> InferDatasetItem:
     outcome = judged.outcome
-    empty = {"score": None, "threshold": None, "decision": None, "is_anomaly": None}
+    empty = {"score": None, "threshold": None, "decision": None, "is_anomaly": None, "p_value": None}
     fields = (
         verdict_fields(target, outcome)
         if isinstance(outcome, Verdict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from orchestrator.api.inspection.schemas.shared import Evaluated, Flag, Identified, Number
 from orchestrator.api.wire import Closed
@@ -19,21 +19,52 @@ class FalseRejectRate(Closed):
     n_ok: int
 
 
-class CalibrationOptions(Evaluated):
-    """How the threshold is to be chosen."""
+class RecallInterval(Closed):
+    """How many NG samples the threshold catches, and the Clopper-Pearson interval of that share on the line."""
 
-    method: Literal["percentile"] = "percentile"
+    caught: int
+    n_ng: int
+    lower: float
+    upper: float
+    confidence: float
+
+
+class ThresholdIntervalBody(Closed):
+    """Where the threshold falls when the images are resampled: the middle share `confidence` of the bootstrap."""
+
+    low: float
+    high: float
+    confidence: float
+    resamples: int
+    seed: int
+
+
+class CostsBody(Closed):
+    """What the threshold was weighed by."""
+
+    ng_prevalence: float
+    cost_escape: float
+    cost_false_reject: float
+
+
+class CalibrationOptions(Evaluated):
+    """How the threshold is to be chosen.
+
+    `conformal` takes the lowest OK score that keeps the false-reject rate at `max_false_reject_rate` with
+    `confidence`. Where one of `ng_prevalence` (0.01), `cost_escape` (100), `cost_false_reject` (1) is sent and there
+    are NG scores, it takes the threshold of least expected cost from there upwards.
+    """
+
+    method: Literal["percentile", "conformal"] = "percentile"
     score_percentile: Number | None = None
+    max_false_reject_rate: Number | None = None
+    confidence: Number | None = None
+    ng_prevalence: Number | None = None
+    cost_escape: Number | None = None
+    cost_false_reject: Number | None = None
     area_mm2_thr: Number | None = None
     operator_id: Annotated[str | None, Field(max_length=10_000)] = None
     notes: Annotated[str | None, Field(max_length=10_000)] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, sent: Any) -> Any:
-        if isinstance(sent, dict) and sent.get("method") == "conformal":
-            raise ValueError("method: 'conformal' is not part of this release; send 'percentile'.")
-        return sent
 
 
 class CalibrateNgRequest(CalibrationOptions):
@@ -52,14 +83,33 @@ class CalibrateDatasetRequest(CalibrationOptions):
     shape: str | dict[str, Any] | None = None
 
 
-class CalibrationBody(Identified):
+class Guarantee(Closed):
+    """What can be promised of a threshold.
+
+    certifiable: whether false rejects are kept at max_false_reject_rate with the confidence. n_ok_needed: OK samples
+    that suffice. independent_ok: OK samples when near-duplicates, in groups of these sizes, count once.
+    """
+
+    certifiable: bool
+    n_ok_needed: int
+    certificate: str
+    max_false_reject_rate: float
+    confidence: float
+    independent_ok: int
+    near_duplicate_groups: list[int]
+    threshold_interval: ThresholdIntervalBody | None
+    recall: RecallInterval | None
+    costs: CostsBody | None
+
+
+class CalibrationBody(Identified, Guarantee):
     """A calibration in force."""
 
     role_id: str
     roi_id: str
     model_key: str
     status: Literal["ok"]
-    method: Literal["percentile"]
+    method: Literal["percentile", "conformal"]
     threshold: float
     ok_mean: float
     ng_mean: float

@@ -86,7 +86,7 @@ class ExplanationBody(Closed):
 
 
 class InferBody(Closed):
-    """One verdict."""
+    """One verdict. p_value: the chance that a good part scores this high, null without a calibration's OK scores."""
 
     role_id: str
     roi_id: str
@@ -95,6 +95,7 @@ class InferBody(Closed):
     threshold: float | None
     decision: Decision | None
     is_anomaly: bool | None
+    p_value: float | None
     token_shape: TokenShape
     heatmap_png_base64: str | None
     regions: list[RegionBody]
@@ -135,6 +136,7 @@ class InferDatasetItem(Closed):
     threshold: float | None
     decision: Decision | None
     is_anomaly: bool | None
+    p_value: float | None
     regions: list[RegionBody]
     n_regions: int
     heatmap_png_base64: str | None

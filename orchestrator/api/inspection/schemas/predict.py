@@ -48,6 +48,7 @@ class PredictItem(Closed):
     threshold: float | None
     decision: Decision | None
     is_anomaly: bool | None
+    p_value: float | None
     token_shape: TokenShape | None
     heatmap_png_base64: str | None
     regions: list[RegionBody]

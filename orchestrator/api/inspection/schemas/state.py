@@ -6,18 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate
+from orchestrator.api.inspection.schemas.calibrate import FalseRejectRate, Guarantee
 from orchestrator.api.inspection.schemas.datasets import DatasetListResponse
 from orchestrator.api.inspection.schemas.drift import DriftSummary
 from orchestrator.api.inspection.schemas.shared import Identified, MemoryOptionsBody, TokenShape
-from orchestrator.api.wire import Closed
 
 
-class StoredCalibration(Closed):
+class StoredCalibration(Guarantee):
     """The calibration in force, as stored."""
 
     threshold: float
-    method: Literal["percentile"]
+    method: Literal["percentile", "conformal"]
     ok_mean: float
     ng_mean: float
     p99_ok: float
