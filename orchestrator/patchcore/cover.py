@@ -22,7 +22,7 @@ Between: TypeAlias = Callable[[], None]
 SELECTED = np.float32(-1.0)
 """The distance of a row that is itself a centre."""
 ROUNDING = np.float32(5e-5)
-"""More than a float32 product of 384 dimensions can be off, as a share of the largest squared norm."""
+"""More than float32 products and rotations are off, as a share of the largest squared norm: 384 sums of 2^-24 each."""
 # Squared distances below this share of the largest squared norm are rounding: those rows are duplicates.
 _DUPLICATE = 2e-6
 _SAMPLE = 4096
