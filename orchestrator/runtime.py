@@ -68,6 +68,7 @@ class Runtime:
     async def close(self) -> None:
         """Let running work end and release everything."""
         await self.extractor.close()
+        await self.drift.close()
         await self.database.close()
         await asyncio.to_thread(self.pool.close)
 

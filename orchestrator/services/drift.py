@@ -22,6 +22,7 @@ from orchestrator.storage.verdicts import JudgedPart, Place, VerdictLog
 BUDGET_S = 1.0
 PAUSE_S = 1.0
 CHUNK = 2000
+IN_LINE = 5 * CHUNK
 CACHE_PARTS = 2_000_000
 _MAX_STREAMS = 10_000
 
@@ -42,6 +43,7 @@ class Counted:
 class _Replay:
     track: DriftTrack
     turn: asyncio.Lock
+    chase: asyncio.Task[None] | None = None
 
 
 class DriftMonitor:
@@ -132,6 +134,13 @@ class DriftMonitor:
         else:
             self._fault = None
 
+    async def close(self) -> None:
+        """Give up what is being replayed."""
+        chases = [r.chase for r in self._replays.values() if r.chase is not None]
+        for chase in chases:
+            chase.cancel()
+        await asyncio.gather(*chases, return_exceptions=True)
+
     async def _current(self, stream: Stream) -> DriftTrack:
         log = self._switched_on()
         try:
@@ -154,6 +163,11 @@ class DriftMonitor:
         self, log: VerdictLog, number: int, replay: _Replay, place: Place, deadline: float
     ) -> Counted:
         track, sequence = replay.track, place.sequence
+        if sequence - len(track) > IN_LINE:
+            # A process that has just started on a long log: the line does not wait for it.
+            if replay.chase is None or replay.chase.done():
+                replay.chase = asyncio.create_task(self._chase(log, number, replay))
+            return Counted(place.epoch, sequence, place.score, None)
         if len(track) == sequence - 1 and not replay.turn.locked():
             # The usual case: this process has seen all the others.
             track.add(place.score)
@@ -170,6 +184,13 @@ class DriftMonitor:
             return Counted(place.epoch, sequence, place.score, None)
         self._observe(track.state())
         return Counted(place.epoch, sequence, place.score, track.point(sequence))
+
+    async def _chase(self, log: VerdictLog, number: int, replay: _Replay) -> None:
+        try:
+            while await self._advance(log, number, replay):
+                pass
+        except DatabaseUnavailable as error:
+            _log.warning("drift.behind", replayed=len(replay.track), error=error.message)
 
     async def _advance(self, log: VerdictLog, number: int, replay: _Replay) -> bool:
         track = replay.track
@@ -203,7 +224,9 @@ class DriftMonitor:
             return sum(len(replay.track) for replay in self._replays.values())
 
         while len(self._replays) > 1 and (len(self._replays) > _MAX_STREAMS or parts() > CACHE_PARTS):
-            self._replays.popitem(last=False)
+            _, dropped = self._replays.popitem(last=False)
+            if dropped.chase is not None:
+                dropped.chase.cancel()
 
     def _switched_on(self) -> VerdictLog:
         if self._log is None:

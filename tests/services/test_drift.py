@@ -93,6 +93,30 @@ def test_a_process_that_starts_late_replays_what_it_has_missed(
     asyncio.run(run())
 
 
+def test_a_long_log_is_replayed_beside_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "CHUNK", 7)
+    monkeypatch.setattr(drift, "IN_LINE", 20)
+
+    async def run() -> None:
+        early, late = Process(tmp_path), Process(tmp_path)
+        for i, score in enumerate(normal(70)):
+            await early.count(i, score)
+        first = await late.count("late", 0.5)
+        assert first is not None
+        assert (first.sequence, first.point) == (71, None)
+        for _ in range(1000):
+            again = await late.count("late", 0.5)
+            if again is None or again.point is not None:
+                break
+            await asyncio.sleep(0.01)
+        assert again == await early.count("late", 0.5)
+        for process in (early, late):
+            await process.monitor.close()
+            await process.database.close()
+
+    asyncio.run(run())
+
+
 def test_a_reset_begins_a_new_reference_for_every_process(tmp_path: Path) -> None:
     async def run() -> None:
         one, other = Process(tmp_path), Process(tmp_path)
