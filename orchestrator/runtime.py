@@ -10,6 +10,7 @@ from orchestrator.features.base import FeatureExtractor
 from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
+from orchestrator.services.accumulate import Accumulator
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator
@@ -20,10 +21,14 @@ from orchestrator.services.fit import Fitter
 from orchestrator.services.gate import FitGate
 from orchestrator.services.import_legacy import LegacyImport
 from orchestrator.services.inspect import Defaults, Inspector
+from orchestrator.services.lineage import Lineage
 from orchestrator.services.pool import NumericsPool
+from orchestrator.services.remove import Remover
 from orchestrator.services.samples import SampleReader
 from orchestrator.services.score import Scoring
 from orchestrator.services.state import States
+from orchestrator.services.succession import Succession
+from orchestrator.services.tokens import SampleTokens
 from orchestrator.settings import Settings
 from orchestrator.storage.activity import ActivityStore
 from orchestrator.storage.banks import BankStore
@@ -33,6 +38,7 @@ from orchestrator.storage.datasets import DatasetStore
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.legacy import LegacyBanks
 from orchestrator.storage.recipes import RecipeStore
+from orchestrator.storage.tokens import TokenStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Runtime:
     extractor: FeatureExtractor
     pool: NumericsPool
     fitter: Fitter
+    accumulator: Accumulator
+    remover: Remover
     calibrator: Calibrator
     inspector: Inspector
     datasets: Datasets
@@ -80,25 +88,31 @@ def build_runtime(settings: Settings, *, extractor: FeatureExtractor | None = No
     banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
-    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring)
+    tokens = SampleTokens(embedder, TokenStore(store, settings.token_cache_bytes))
+    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring, tokens)
     datasets = Datasets(dataset_store, committer, embedder)
+    succession = Succession(banks, calibrator, committer, activity)
+    lineage = Lineage(banks, backbones, committer)
+    gate = FitGate(activity, settings.max_waiting_fits)
+    fitter = Fitter(
+        embedder,
+        backbones,
+        reader,
+        committer,
+        tokens,
+        succession,
+        gate,
+        coreset_rate=settings.coreset_rate,
+        min_ok_samples=settings.min_ok_samples,
+    )
     return Runtime(
         settings=settings,
         backbones=backbones,
         extractor=extractor,
         pool=pool,
-        fitter=Fitter(
-            embedder,
-            backbones,
-            banks,
-            reader,
-            committer,
-            calibrator,
-            activity,
-            FitGate(activity, settings.max_waiting_fits),
-            coreset_rate=settings.coreset_rate,
-            min_ok_samples=settings.min_ok_samples,
-        ),
+        fitter=fitter,
+        accumulator=Accumulator(fitter, lineage, banks, reader, committer, tokens, succession, gate, pool),
+        remover=Remover(datasets, reader, lineage, tokens, succession, gate, pool),
         calibrator=calibrator,
         inspector=Inspector(
             embedder,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -101,8 +102,11 @@ class _Greedy:
         self.progress = progress
 
     def run(self, first: int) -> IndexArray:
-        count = len(self.selected)
         self._add(np.array([first], dtype=np.int64))
+        return self.extend()
+
+    def extend(self) -> IndexArray:
+        count = len(self.selected)
         size = _MIN_BLOCK
         while self.done < count:
             if float(self.distances.max()) <= 0:
@@ -170,3 +174,46 @@ def _next_size(size: int, picked: int) -> int:
     if picked > size // 4:
         return min(_MAX_BLOCK, size * 2)
     return max(_MIN_BLOCK, size // 2) if picked < size // 32 else size
+
+
+def extend_coreset(
+    centres: FloatArray,
+    rows: FloatArray,
+    count: int,
+    *,
+    progress: Callable[[float], None] | None = None,
+    threads: int = 1,
+) -> IndexArray:
+    """Pick the rows that cover the set best beside centres that are given, by greedy k-center selection.
+
+    centres: (M, D) float32, M >= 1. rows: (N, D) float32. count: 0 <= count <= N. progress: called with the share
+    done. threads: at most this many work at once; they change no result.
+    Returns (count,) int64 places in rows, distinct, in order of selection; ties go to the lowest row.
+
+    Raises InvalidInput where an array is empty or not finite, the dimensions differ, or the count is out of range.
+    """
+    if centres.ndim != 2 or rows.ndim != 2 or 0 in centres.shape or centres.shape[1] != rows.shape[1]:
+        raise InvalidInput(
+            f"coreset: centres {centres.shape} and rows {rows.shape} are not (M, D) and (N, D)"
+        )
+    if not 0 <= count <= len(rows):
+        raise InvalidInput(f"coreset: cannot pick {count} of {len(rows)} rows")
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    # Moved together, so that distances between the two stay what they are.
+    both, norms = _centred(np.concatenate([centres, rows]))
+    m = len(centres)
+    greedy = _Greedy(both[m:], norms[m:], count, progress)
+
+    def bring_up_to_date(part: slice) -> None:
+        squared, _ = nearest_rows(greedy.rows[part], both[:m], norms[:m])
+        squared[squared <= greedy.zero] = 0
+        greedy.distances[part] = squared
+
+    step = math.ceil(len(rows) / threads)
+    with ThreadPoolExecutor(threads) as workers:
+        list(workers.map(bring_up_to_date, (slice(low, low + step) for low in range(0, len(rows), step))))
+    selected = greedy.extend()
+    if progress is not None:
+        progress(1.0)
+    return selected

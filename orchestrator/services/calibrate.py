@@ -26,6 +26,7 @@ from orchestrator.services.embed import Embedded, Embedder, RawShape
 from orchestrator.services.folds import fold_count, score_fold
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
+from orchestrator.services.tokens import SampleTokens
 
 MIN_OK = 2
 
@@ -95,8 +96,10 @@ class Calibrator:
         reader: SampleReader,
         committer: Committer,
         scoring: Scoring,
+        tokens: SampleTokens,
     ) -> None:
         self._embedder = embedder
+        self._tokens = tokens
         self._backbones = backbones
         self._banks = banks
         self._reader = reader
@@ -165,16 +168,17 @@ class Calibrator:
         *,
         pending: Sequence[ReadSample] = (),
         known: Mapping[str, tuple[RawShape, Embedded]] | None = None,
+        leaving: str | None = None,
     ) -> Evidence | None:
         """Score the stored samples out of sample; None where too few OK ones are stored.
 
         pending: OK samples that are stored in the same commit as the bank. known: tokens at hand already, by digest,
-        with the ROI that they were masked by.
+        with the ROI that they were masked by. leaving: digest of the OK sample that goes with that commit.
         """
         wanted = recipe.shape
         stored = await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ok", wanted)))
         # What is stored keeps its own ROI when its bytes are posted again.
-        ok = _unique([*pending, *stored])
+        ok = [s for s in _unique([*pending, *stored]) if s.sha256 != leaving]
         digests = set(record.metadata.sample_sha256)
         inside = [s for s in ok if s.sha256 in digests]
         outside = [s for s in ok if s.sha256 not in digests]
@@ -190,7 +194,7 @@ class Calibrator:
             if known and s.sha256 in known and known[s.sha256][0] == s.photograph.shape
         }
         missing = [s for s in [*inside, *outside] if s.sha256 not in at_hand]
-        tokens = await self._embedder.embed([s.photograph for s in [*missing, *ng]], spec, context)
+        tokens = await self._tokens.embed([s.photograph for s in [*missing, *ng]], spec, context)
         at_hand.update(zip((s.sha256 for s in missing), tokens, strict=False))
 
         def embedded(samples: Sequence[ReadSample]) -> list[Embedded]:

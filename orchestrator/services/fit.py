@@ -5,41 +5,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample, StoredSample
-from orchestrator.errors import (
-    Conflict,
-    FeatureContractBroken,
-    NotEnoughSamples,
-    PatchlightError,
-    StoreCorrupt,
-)
+from orchestrator.errors import FeatureContractBroken, NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.services.backbones import Backbones
-from orchestrator.services.banks import Banks
-from orchestrator.services.calibrate import Calibrator, Recipe
-from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
+from orchestrator.services.commit import Committer, Terms
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.gate import FitGate, FitProgress
-from orchestrator.services.samples import ReadSample, SampleReader
-from orchestrator.storage.activity import ActivityStore
-
-_log = structlog.get_logger()
-
-_TRIES = 3
+from orchestrator.services.samples import SampleReader
+from orchestrator.services.succession import Change, Succession, until_committed
+from orchestrator.services.tokens import SampleTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +61,10 @@ class Fitter:
         self,
         embedder: Embedder,
         backbones: Backbones,
-        banks: Banks,
         reader: SampleReader,
         committer: Committer,
-        calibrator: Calibrator,
-        activity: ActivityStore,
+        tokens: SampleTokens,
+        succession: Succession,
         gate: FitGate,
         *,
         coreset_rate: float,
@@ -85,11 +72,10 @@ class Fitter:
     ) -> None:
         self._embedder = embedder
         self._backbones = backbones
-        self._banks = banks
         self._reader = reader
         self._committer = committer
-        self._calibrator = calibrator
-        self._activity = activity
+        self._tokens = tokens
+        self._succession = succession
         self._gate = gate
         self._coreset_rate = coreset_rate
         self._min_ok_samples = min_ok_samples
@@ -100,18 +86,28 @@ class Fitter:
         Raises InvalidInput, InvalidImage, TooLarge, NotEnoughSamples, MmPerPxMismatch, Overloaded, and what the
         extractor and the store raise.
         """
-        if not request.images and not request.use_dataset:
-            raise NotEnoughSamples("images: No images provided; post at least one, or send use_dataset=true.")
+        check_request(request)
         await asyncio.to_thread(self._committer.check_scale, request.target.part.recipe_id, request.mm_per_px)
         async with self._gate.enter(request.target.part.label) as progress:
-            return await self._fit(request, context, progress)
+            return await until_committed(lambda: self.compute(request, context, progress))
 
-    async def _fit(self, request: FitRequest, context: CallContext, progress: FitProgress) -> FitResult:
+    async def compute(
+        self,
+        request: FitRequest,
+        context: CallContext,
+        progress: FitProgress,
+        *,
+        generation: int | None = None,
+    ) -> FitResult:
+        """Fit and commit a request that was admitted. generation: the one that this fit must follow, if any.
+
+        Raises as `fit`, and Conflict (REFITTED_MEANWHILE).
+        """
         started_at, started = datetime.now(UTC), time.perf_counter()
         spec = await asyncio.to_thread(self._backbones.current)
-        posted = await self._embedder.pool.run(_posted, request)
-        photographs, digests = await asyncio.to_thread(self._gather, request, posted)
-        embedded = await self._embedder.embed(
+        posted = await self._embedder.pool.run(posted_samples, request)
+        photographs, digests, sources = await asyncio.to_thread(self._gather, request, posted)
+        embedded = await self._tokens.embed(
             photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
         )
         rate = 1.0 if request.memory_fit else self._coreset_rate
@@ -134,59 +130,27 @@ class Fitter:
         )
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
-        for attempt in range(_TRIES):
-            try:
-                committed, calibration, samples = await self._commit(
-                    request, record, spec, posted, known, context
-                )
-                break
-            except Conflict as error:
-                if error.code != CALIBRATED_MEANWHILE or attempt + 1 == _TRIES:
-                    raise
-        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
+        change = Change(
+            request.target,
+            record,
+            spec,
+            request.images,
+            posted,
+            request.shape,
+            known,
+            Terms(generation=generation, sources=sources),
+        )
+        committed, calibration, samples = await self._succession.commit(change, context)
         return FitResult(committed, samples, calibration is not None, calibration)
 
-    async def _commit(
-        self,
-        request: FitRequest,
-        record: BankRecord,
-        spec: BackboneSpec,
-        posted: Sequence[NewSample],
-        known: Mapping[str, tuple[RawShape, Embedded]],
-        context: CallContext,
-    ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
-        before = await asyncio.to_thread(self._in_force, request.target)
-        evidence = None
-        if before is not None:
-            recipe = _same_recipe(before, request)
-            pending = [
-                ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
-                for image, sample in zip(request.images, posted, strict=True)
-            ]
-            evidence = await self._calibrator.evidence(
-                request.target, record, spec, recipe, context, pending=pending, known=known
-            )
-
-        def calibrate(generation: int) -> Calibration | None:
-            return evidence.at(generation) if evidence is not None else None
-
-        return await asyncio.to_thread(
-            self._committer.fit, request.target, record, posted, calibrate, before=before
-        )
-
-    def _announce(self, finished_at: str, coreset_size: int) -> None:
-        # The bank is committed: a fit must not fail for what people read beside it.
-        try:
-            self._activity.completed(finished_at, coreset_size)
-        except PatchlightError as error:
-            _log.warning("activity.not_written", error=error.message)
-
-    def _gather(self, request: FitRequest, posted: Sequence[NewSample]) -> tuple[list[Photograph], list[str]]:
+    def _gather(
+        self, request: FitRequest, posted: Sequence[NewSample]
+    ) -> tuple[list[Photograph], list[str], frozenset[str]]:
         photographs: dict[str, Photograph] = {}
         if request.use_dataset:
             for stored in self._reader.all(request.target.part, "ok", request.shape):
                 photographs.setdefault(stored.sha256, stored.photograph)
+        sources = frozenset(p.name for p in photographs.values())
         for image, sample in zip(request.images, posted, strict=True):
             photographs.setdefault(sample.sha256, Photograph(image.data, image.name, request.shape))
         if request.use_dataset and len(photographs) < self._min_ok_samples:
@@ -194,28 +158,23 @@ class Fitter:
                 f"Insufficient OK samples: need at least {self._min_ok_samples}, found {len(photographs)}. "
                 "Upload more with /datasets/ok/upload."
             )
-        return list(photographs.values()), list(photographs)
-
-    def _in_force(self, target: Target) -> Calibration | None:
-        try:
-            return self._banks.find_snapshot(target)[1]
-        except StoreCorrupt:
-            # What this fit replaces: a damaged bank has no calibration in force.
-            return None
+        return list(photographs.values()), list(photographs), sources
 
 
-def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:
-    return Recipe(
-        calibration.score_percentile,
-        calibration.area_mm2_thr,
-        calibration.mm_per_px,
-        operator_id=calibration.operator_id,
-        notes=calibration.notes,
-        shape=request.shape if request.shape is not None else calibration.shape,
-    )
+def check_request(request: FitRequest) -> None:
+    """Tell whether there is anything to fit from.
+
+    Raises NotEnoughSamples.
+    """
+    if not request.images and not request.use_dataset:
+        raise NotEnoughSamples("images: No images provided; post at least one, or send use_dataset=true.")
 
 
-def _posted(request: FitRequest) -> list[NewSample]:
+def posted_samples(request: FitRequest) -> list[NewSample]:
+    """Give the posted photographs as they will be stored.
+
+    Raises InvalidImage where one is no image.
+    """
     posted = []
     for image in request.images:
         image_format = sniff_format(image.data, image.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity
@@ -28,7 +28,6 @@ router = APIRouter(tags=["fit"])
     responses=problems(400, 401, 409, 413, 422, 429, 500, 503, 504),
 )
 async def fit_ok(
-    request: Request,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
     role_id: forms.RoleForm,
@@ -38,20 +37,24 @@ async def fit_ok(
     images_brackets: forms.BracketImagesFile = None,
     memory_fit: Annotated[bool, Form(description="Keep every patch.")] = False,
     use_dataset: Annotated[bool, Form(description="Fit from the stored OK samples too.")] = False,
+    accumulate: forms.AccumulateForm = False,
     shape: forms.ShapeForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
     operator_id: forms.NoteForm = None,
     notes: forms.NoteForm = None,
 ) -> FitResponse:
-    """Store the posted photographs as OK samples and replace the bank; nothing changes unless it succeeds."""
+    """Store the posted photographs as OK samples and replace the bank, or with `accumulate` add to it.
+
+    Nothing changes unless it succeeds.
+    """
     target = call.target(recipe_id, role_id, roi_id, model_key)
-    await forms.refuse_later_fields(request, "accumulate")
     scale = forms.scale(mm_per_px)
     shape = shape or None
     call.note(operator_id=operator_id, notes=notes)
     posted = await read_images(forms.uploads(images, images_brackets), runtime, shape)
-    result = await runtime.fitter.fit(
+    service = runtime.accumulator if accumulate else runtime.fitter
+    result = await service.fit(
         FitRequest(target, scale, posted, use_dataset, memory_fit, shape, operator_id, notes),
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
     )
@@ -59,6 +62,7 @@ async def fit_ok(
     call.note(
         n_images=len(posted),
         use_dataset=use_dataset,
+        accumulate=accumulate,
         n_embeddings=metadata.n_embeddings,
         coreset_size=len(record.embeddings),
         bank_generation=metadata.generation,

@@ -1,0 +1,206 @@
+"""Adding photographs to the memory bank that is there, instead of building it anew.
+
+The rows that the bank has stay, bit for bit; of the new photographs' rows those enter that cover best beside them, as
+many as the bank's own rate asks for. A photograph that the bank holds is not added again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.identity import Target
+from orchestrator.domain.samples import NewSample
+from orchestrator.errors import Conflict
+from orchestrator.features.base import CallContext
+from orchestrator.patchcore.coreset import extend_coreset
+from orchestrator.patchcore.memory_bank import l2_normalise
+from orchestrator.services.banks import Banks, LoadedBank
+from orchestrator.services.commit import Committer, Terms
+from orchestrator.services.embed import Embedded, Photograph, RawShape
+from orchestrator.services.fit import FitRequest, FitResult, Fitter, check_request, posted_samples
+from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.lineage import Lineage, fitted_shape
+from orchestrator.services.pool import NumericsPool
+from orchestrator.services.samples import SampleReader
+from orchestrator.services.succession import Change, Succession, until_committed
+from orchestrator.services.tokens import SampleTokens, same_shape
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """Photographs that the bank does not hold, by digest. sources: names of those that are stored already."""
+
+    photographs: Mapping[str, Photograph]
+    sources: frozenset[str]
+
+
+class Accumulator:
+    """Adds to memory banks; a target without one gets its first by a plain fit."""
+
+    def __init__(
+        self,
+        fitter: Fitter,
+        lineage: Lineage,
+        banks: Banks,
+        reader: SampleReader,
+        committer: Committer,
+        tokens: SampleTokens,
+        succession: Succession,
+        gate: FitGate,
+        pool: NumericsPool,
+    ) -> None:
+        self._fitter = fitter
+        self._lineage = lineage
+        self._banks = banks
+        self._reader = reader
+        self._committer = committer
+        self._tokens = tokens
+        self._succession = succession
+        self._gate = gate
+        self._pool = pool
+
+    async def fit(self, request: FitRequest, context: CallContext) -> FitResult:
+        """Add and commit; nothing changes unless it succeeds. With nothing new, the generation stays.
+
+        An accumulation that another commit overtakes is computed again on top of it.
+
+        Raises as `Fitter.fit`, and Conflict, BackboneMismatch, BackboneVersionGone where the bank cannot be continued
+        so.
+        """
+        check_request(request)
+        target = request.target
+        await asyncio.to_thread(self._committer.check_scale, target.part.recipe_id, request.mm_per_px)
+        async with self._gate.enter(target.part.label) as progress:
+            return await until_committed(lambda: self._add(request, context, progress))
+
+    async def _add(self, request: FitRequest, context: CallContext, progress: FitProgress) -> FitResult:
+        started_at, started = datetime.now(UTC), time.perf_counter()
+        generation, bank = await asyncio.to_thread(self._lineage.current, request.target, "accumulate")
+        if bank is None:
+            return await self._fitter.compute(request, context, progress, generation=generation)
+        spec = await asyncio.to_thread(self._lineage.spec, bank, "accumulate")
+        metadata = bank.record.metadata
+        own = replace(request, shape=_shape(request, metadata))
+        _check_rate(request, metadata)
+        posted = await self._pool.run(posted_samples, own)
+        new = await asyncio.to_thread(self._new, own, posted, frozenset(metadata.sample_sha256))
+        if not new.photographs:
+            samples = await asyncio.to_thread(
+                self._committer.samples, request.target.part, "ok", posted, request.mm_per_px
+            )
+            in_force = await asyncio.to_thread(self._in_force, request.target)
+            return FitResult(bank.record, samples, recalibrated=False, calibration=in_force)
+        photographs = list(new.photographs.values())
+        embedded = await self._tokens.embed(
+            photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
+        )
+
+        def on_coreset(share: float) -> None:
+            self._pool.keep_going()
+            progress.part(0.5, 0.9, share)
+
+        record = await self._pool.run_fit(
+            extended, bank, embedded, list(new.photographs), on_coreset, self._pool.threads
+        )
+        record = replace(record, metadata=_described(record.metadata, request, started_at, started))
+        known = {
+            digest: (photograph.shape, tokens)
+            for (digest, photograph), tokens in zip(new.photographs.items(), embedded, strict=True)
+        }
+        images = [replace(image, shape=own.shape) for image in request.images]
+        terms = Terms(generation, new.sources)
+        change = Change(request.target, record, spec, images, posted, request.shape, known, terms)
+        committed, calibration, samples = await self._succession.commit(change, context)
+        return FitResult(committed, samples, calibration is not None, calibration)
+
+    def _new(self, request: FitRequest, posted: Sequence[NewSample], held: frozenset[str]) -> _New:
+        found: dict[str, Photograph] = {}
+        if request.use_dataset:
+            for stored in self._reader.all(request.target.part, "ok", request.shape):
+                found.setdefault(stored.sha256, stored.photograph)
+        sources = frozenset(p.name for digest, p in found.items() if digest not in held)
+        for image, sample in zip(request.images, posted, strict=True):
+            found.setdefault(sample.sha256, replace(image, shape=request.shape))
+        return _New({digest: p for digest, p in found.items() if digest not in held}, sources)
+
+    def _in_force(self, target: Target) -> Calibration | None:
+        return self._banks.find_snapshot(target)[1]
+
+
+def extended(
+    bank: LoadedBank,
+    fresh: Sequence[Embedded],
+    digests: Sequence[str],
+    progress: Callable[[float], None] | None = None,
+    threads: int = 1,
+) -> BankRecord:
+    """Give the bank with the rows of new photographs that cover best beside its own. digests: of the photographs."""
+    record, metadata = bank.record, bank.record.metadata
+    rows = l2_normalise(np.concatenate([e.rows for e in fresh]))
+    sample_of = np.repeat(np.arange(len(fresh)), [int(e.patches.sum()) for e in fresh])
+    patch_of = np.concatenate([np.flatnonzero(e.patches) for e in fresh])
+    n_embeddings = metadata.n_embeddings + len(rows)
+    wanted = max(1, math.ceil(n_embeddings * metadata.coreset_rate_applied)) - len(record.embeddings)
+    count = min(max(wanted, 0), len(rows))
+    if count == len(rows):
+        picked = np.arange(count, dtype=np.int64)
+    else:
+        centres = bank.search.memory.embeddings
+        picked = extend_coreset(centres, rows, count, progress=progress, threads=threads)
+    extra: dict[str, Any] = {k: v for k, v in metadata.extra.items() if k != "calibration"}
+    extra["accumulated"] = int(extra.get("accumulated", 0)) + len(fresh)
+    return BankRecord(
+        np.concatenate([record.embeddings, rows[picked].astype(np.float16)]),
+        record.grid,
+        replace(
+            metadata,
+            n_embeddings=n_embeddings,
+            sample_sha256=(*metadata.sample_sha256, *digests),
+            extra=extra,
+        ),
+        np.concatenate([record.row_sample, len(metadata.sample_sha256) + sample_of[picked]]),
+        np.concatenate([record.row_patch, patch_of[picked]]),
+    )
+
+
+def _described(
+    metadata: BankMetadata, request: FitRequest, started_at: datetime, started: float
+) -> BankMetadata:
+    return replace(
+        metadata,
+        mm_per_px=request.mm_per_px,
+        fit_started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        fit_duration_s=time.perf_counter() - started,
+        from_dataset=metadata.from_dataset or request.use_dataset,
+        operator_id=request.operator_id if request.operator_id is not None else metadata.operator_id,
+        notes=request.notes if request.notes is not None else metadata.notes,
+    )
+
+
+def _shape(request: FitRequest, metadata: BankMetadata) -> RawShape:
+    fitted = fitted_shape(metadata)
+    if fitted is None or request.shape is None:
+        return request.shape if fitted is None else fitted
+    if not same_shape(fitted, request.shape):
+        raise Conflict(
+            "shape: the memory was fitted with another ROI; send that one or none, or fit anew without accumulate."
+        )
+    return fitted
+
+
+def _check_rate(request: FitRequest, metadata: BankMetadata) -> None:
+    if request.memory_fit and metadata.coreset_rate_applied < 1:
+        raise Conflict(
+            f"memory_fit: the memory keeps {metadata.coreset_rate_applied:g} of its patches, and what is added follows "
+            "it; leave memory_fit out, or fit anew without accumulate."
+        )
