@@ -69,7 +69,7 @@ def test_every_route_of_the_contract_is_there(document: dict[str, Any]) -> None:
 
 def test_later_releases_fields_are_not_promised(document: dict[str, Any]) -> None:
     text = json.dumps(document["components"]["schemas"])
-    for field in ('"accumulate"', '"explain"', "conformal", '"toolkit_id"'):
+    for field in ('"explain"', "conformal", '"toolkit_id"'):
         assert field not in text
 
 

@@ -1,37 +1,31 @@
 """Adding photographs to the memory bank that is there, instead of building it anew.
 
-The rows that the bank has stay, bit for bit; of the new photographs' rows those enter that cover best beside them, as
-many as the bank's own rate asks for. A photograph that the bank holds is not added again.
+As many rows enter as the bank's own rate asks for (`cover`). A photograph that the bank holds is not added again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
-import numpy as np
-
-from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.domain.bank import BankMetadata
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import NewSample
 from orchestrator.errors import Conflict
 from orchestrator.features.base import CallContext
-from orchestrator.patchcore.coreset import extend_coreset
-from orchestrator.patchcore.memory_bank import l2_normalise
-from orchestrator.services.banks import Banks, LoadedBank
+from orchestrator.services.banks import Banks
 from orchestrator.services.commit import Committer, Terms
-from orchestrator.services.embed import Embedded, Photograph, RawShape
+from orchestrator.services.cover import Work, candidates, extended
+from orchestrator.services.embed import Photograph, RawShape
 from orchestrator.services.fit import FitRequest, FitResult, Fitter, check_request, posted_samples
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.lineage import Lineage, fitted_shape
 from orchestrator.services.pool import NumericsPool
-from orchestrator.services.samples import SampleReader
+from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
 from orchestrator.services.tokens import SampleTokens, same_shape
 
@@ -95,33 +89,35 @@ class Accumulator:
         posted = await self._pool.run(posted_samples, own)
         new = await asyncio.to_thread(self._new, own, posted, frozenset(metadata.sample_sha256))
         if not new.photographs:
-            samples = await asyncio.to_thread(
-                self._committer.samples, request.target.part, "ok", posted, request.mm_per_px
-            )
+            part, scale = request.target.part, request.mm_per_px
+            stored = await asyncio.to_thread(self._committer.samples, part, "ok", posted, scale)
             in_force = await asyncio.to_thread(self._in_force, request.target)
-            return FitResult(bank.record, samples, recalibrated=False, calibration=in_force)
+            return FitResult(bank.record, stored, recalibrated=False, calibration=in_force)
         photographs = list(new.photographs.values())
         embedded = await self._tokens.embed(
-            photographs, spec, context, lambda share: progress.part(0.0, 0.5, share)
+            photographs, spec, context, lambda share: progress.part(0.0, 0.4, share)
         )
+        added = dict(zip(new.photographs, embedded, strict=True))
+        older = candidates(metadata, len(added))
+        samples = await asyncio.to_thread(self._stored, own, older)
+        tokens = await self._tokens.embed(
+            [s.photograph for s in samples], spec, context, lambda share: progress.part(0.4, 0.5, share)
+        )
+        old = {s.sha256: e for s, e in zip(samples, tokens, strict=True)}
 
         def on_coreset(share: float) -> None:
             self._pool.keep_going()
             progress.part(0.5, 0.9, share)
 
-        record = await self._pool.run_fit(
-            extended, bank, embedded, list(new.photographs), on_coreset, self._pool.threads
-        )
+        record = await self._pool.run_fit(extended, bank, added, old, Work(on_coreset, self._pool.threads))
         record = replace(record, metadata=_described(record.metadata, request, started_at, started))
-        known = {
-            digest: (photograph.shape, tokens)
-            for (digest, photograph), tokens in zip(new.photographs.items(), embedded, strict=True)
-        }
+        known = {d: (p.shape, added[d]) for d, p in new.photographs.items()}
+        known |= {s.sha256: (s.photograph.shape, old[s.sha256]) for s in samples}
         images = [replace(image, shape=own.shape) for image in request.images]
         terms = Terms(generation, new.sources)
         change = Change(request.target, record, spec, images, posted, request.shape, known, terms)
-        committed, calibration, samples = await self._succession.commit(change, context)
-        return FitResult(committed, samples, calibration is not None, calibration)
+        committed, calibration, stored = await self._succession.commit(change, context)
+        return FitResult(committed, stored, calibration is not None, calibration)
 
     def _new(self, request: FitRequest, posted: Sequence[NewSample], held: frozenset[str]) -> _New:
         found: dict[str, Photograph] = {}
@@ -133,44 +129,11 @@ class Accumulator:
             found.setdefault(sample.sha256, replace(image, shape=request.shape))
         return _New({digest: p for digest, p in found.items() if digest not in held}, sources)
 
+    def _stored(self, request: FitRequest, digests: Sequence[str]) -> list[ReadSample]:
+        return list(self._reader.of(request.target.part, "ok", digests, request.shape))
+
     def _in_force(self, target: Target) -> Calibration | None:
         return self._banks.find_snapshot(target)[1]
-
-
-def extended(
-    bank: LoadedBank,
-    fresh: Sequence[Embedded],
-    digests: Sequence[str],
-    progress: Callable[[float], None] | None = None,
-    threads: int = 1,
-) -> BankRecord:
-    """Give the bank with the rows of new photographs that cover best beside its own. digests: of the photographs."""
-    record, metadata = bank.record, bank.record.metadata
-    rows = l2_normalise(np.concatenate([e.rows for e in fresh]))
-    sample_of = np.repeat(np.arange(len(fresh)), [int(e.patches.sum()) for e in fresh])
-    patch_of = np.concatenate([np.flatnonzero(e.patches) for e in fresh])
-    n_embeddings = metadata.n_embeddings + len(rows)
-    wanted = max(1, math.ceil(n_embeddings * metadata.coreset_rate_applied)) - len(record.embeddings)
-    count = min(max(wanted, 0), len(rows))
-    if count == len(rows):
-        picked = np.arange(count, dtype=np.int64)
-    else:
-        centres = bank.search.memory.embeddings
-        picked = extend_coreset(centres, rows, count, progress=progress, threads=threads)
-    extra: dict[str, Any] = {k: v for k, v in metadata.extra.items() if k != "calibration"}
-    extra["accumulated"] = int(extra.get("accumulated", 0)) + len(fresh)
-    return BankRecord(
-        np.concatenate([record.embeddings, rows[picked].astype(np.float16)]),
-        record.grid,
-        replace(
-            metadata,
-            n_embeddings=n_embeddings,
-            sample_sha256=(*metadata.sample_sha256, *digests),
-            extra=extra,
-        ),
-        np.concatenate([record.row_sample, len(metadata.sample_sha256) + sample_of[picked]]),
-        np.concatenate([record.row_patch, patch_of[picked]]),
-    )
 
 
 def _described(

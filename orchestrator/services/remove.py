@@ -20,12 +20,12 @@ from orchestrator.domain.samples import safe_name
 from orchestrator.errors import NotEnoughSamples, NotFound
 from orchestrator.features.base import CallContext
 from orchestrator.services.commit import Terms
+from orchestrator.services.cover import Work, without
 from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedded, RawShape
 from orchestrator.services.gate import FitGate, FitProgress
 from orchestrator.services.lineage import Lineage, fitted_shape
 from orchestrator.services.pool import NumericsPool
-from orchestrator.services.recover import without
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
 from orchestrator.services.tokens import SampleTokens
@@ -114,7 +114,7 @@ class Remover:
             self._pool.keep_going()
             progress.part(0.5, 0.9, share)
 
-        record = await self._pool.run_fit(without, bank, digest, tokens, on_cover, self._pool.threads)
+        record = await self._pool.run_fit(without, bank, digest, tokens, Work(on_cover, self._pool.threads))
         change = Change(
             target,
             _stamped(record, started_at, started),
@@ -145,8 +145,7 @@ class Remover:
         return (matching[0] if len(matching) == 1 and not elsewhere else None), False
 
     def _stored(self, part: Part, digests: frozenset[str], shape: RawShape) -> list[ReadSample]:
-        found = {s.sha256: s for s in self._reader.all(part, "ok", shape) if s.sha256 in digests}
-        return list(found.values())
+        return list(self._reader.of(part, "ok", digests, shape))
 
     def _recalled(self, digests: Sequence[str], shape: RawShape, spec: BackboneSpec) -> dict[str, Embedded]:
         found = {d: self._tokens.recall(d, shape, spec) for d in digests}
