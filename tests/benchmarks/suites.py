@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.benchmarks import naive, overhead
+from tests.benchmarks import incremental, naive, overhead
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import Plan
 
 SUITES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "overhead": overhead.run,
     "naive": naive.run,
+    "incremental": incremental.run,
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import naive, overhead
+from tests.benchmarks import incremental, naive, overhead
 from tests.benchmarks.rows import Figures, Row, Shape, write_json
 from tests.benchmarks.servers import Plan
 
@@ -35,6 +35,18 @@ def test_naive_peer_gives_the_same_scores_and_both_sides_are_timed(plan: Plan) -
         assert row.peer == "naive server"
         assert row.ratio == pytest.approx(row.ours / row.theirs)
     assert (served.better, fitted.better) == ("higher", "lower")
+
+
+def test_additions_and_removals_are_timed_beside_a_selection_anew(plan: Plan) -> None:
+    rows = incremental.run(plan, held=6, added=3, grid=(8, 8))
+    added, added_radius, removed, removed_radius = rows
+    assert (added.n, added.k, removed.n, removed.k) == (3 * 64, 39, 5 * 64, 39)
+    assert added.floor_ratio is not None
+    for timed in (added, removed):
+        assert timed.ratio is not None
+        assert (timed.tokens, timed.unit, timed.better) == ("synthetic", "s", "lower")
+    for radius in (added_radius, removed_radius):
+        assert radius.ratio == pytest.approx(radius.ours / radius.theirs)
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:
