@@ -321,22 +321,30 @@ def test_a_removal_that_cannot_be_committed_changes_nothing(
     assert everything(settings) == before
 
 
-def test_a_photograph_that_cannot_be_deleted_is_out_of_the_bank_and_said_to_be_there(
+def test_what_cannot_be_deleted_after_the_commit_fails_no_removal(gui: Gui, settings: Settings) -> None:
+    ok(gui.fit(good(4)))
+    name = names(gui)[0]
+    (photograph,) = settings.data_root.rglob(name)
+    sidecar = photograph.with_suffix(".json")
+    sidecar.unlink()
+    sidecar.mkdir()
+    body = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
+    assert (body["deleted"], body["refitted"], body["bank_generation"]) == (True, True, 2)
+    assert len(names(gui)) == 3
+
+
+def test_a_dataset_that_cannot_be_locked_keeps_its_photograph_and_its_bank(
     gui: Gui, settings: Settings
 ) -> None:
     ok(gui.fit(good(4)))
-    name = names(gui)[0]
+    before, name = everything(settings), names(gui)[0]
     (photograph,) = settings.data_root.rglob(name)
     lock = settings.data_root / ".locks" / photograph.parent.relative_to(settings.data_root)
     lock = lock.with_name(lock.name + ".lock")
     lock.unlink()
     lock.mkdir()
-    body = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
-    assert (body["deleted"], body["refitted"], body["bank_generation"]) == (False, True, 2)
-    lock.rmdir()
-    again = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
-    assert (again["deleted"], again["refitted"]) == (True, False)
-    assert name not in names(gui)
+    refused(gui.delete(DELETE, label="ok", filename=name, refit="true"), 503)
+    assert everything(settings) == before
 
 
 def wait_for(extractor: HeldExtractor) -> None:
