@@ -13,6 +13,7 @@ from orchestrator.features.deferred import DeferredExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
 from orchestrator.patchcore.neighbors import warm_up
+from orchestrator.services.accumulate import Accumulator
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks
 from orchestrator.services.calibrate import Calibrator
@@ -25,10 +26,14 @@ from orchestrator.services.fit import Fitter
 from orchestrator.services.gate import FitGate
 from orchestrator.services.import_legacy import LegacyImport
 from orchestrator.services.inspect import Defaults, Inspector
+from orchestrator.services.lineage import Lineage
 from orchestrator.services.pool import NumericsPool
+from orchestrator.services.remove import Remover
 from orchestrator.services.samples import SampleReader
 from orchestrator.services.score import Scoring
 from orchestrator.services.state import States
+from orchestrator.services.succession import Succession
+from orchestrator.services.tokens import SampleTokens
 from orchestrator.services.turns import Turns
 from orchestrator.settings import Settings
 from orchestrator.storage.activity import ActivityStore
@@ -40,6 +45,7 @@ from orchestrator.storage.datasets import DatasetStore
 from orchestrator.storage.files import FileStore
 from orchestrator.storage.legacy import LegacyBanks
 from orchestrator.storage.recipes import RecipeStore
+from orchestrator.storage.tokens import TokenStore
 from orchestrator.storage.verdicts import VerdictLog
 
 
@@ -52,6 +58,8 @@ class Runtime:
     extractor: FeatureExtractor
     pool: NumericsPool
     fitter: Fitter
+    accumulator: Accumulator
+    remover: Remover
     calibrator: Calibrator
     inspector: Inspector
     explainer: Explainer
@@ -110,29 +118,34 @@ def build_runtime(
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
     reader = SampleReader(dataset_store)
     turns = Turns("calibrations", settings.max_waiting_fits)
-    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring, turns)
+    tokens = SampleTokens(embedder, TokenStore(store, settings.token_cache_bytes))
+    calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring, tokens, turns)
     datasets = Datasets(dataset_store, committer, embedder)
     explainer = Explainer(dataset_store, limits, scoring.distance)
     database = Database(settings.database_url or embedded(settings.data_root))
     verdicts = VerdictLog(database, Rules(settings.drift_alpha, settings.drift_seed))
+    succession = Succession(banks, calibrator, committer, activity, scoring, pool)
+    lineage = Lineage(banks, backbones, committer)
+    gate = FitGate(activity, settings.max_waiting_fits)
+    fitter = Fitter(
+        embedder,
+        backbones,
+        reader,
+        committer,
+        tokens,
+        succession,
+        gate,
+        coreset_rate=settings.coreset_rate,
+        min_ok_samples=settings.min_ok_samples,
+    )
     return Runtime(
         settings=settings,
         backbones=backbones,
         extractor=extractor,
         pool=pool,
-        fitter=Fitter(
-            embedder,
-            backbones,
-            banks,
-            reader,
-            committer,
-            calibrator,
-            activity,
-            FitGate(activity, settings.max_waiting_fits),
-            scoring,
-            coreset_rate=settings.coreset_rate,
-            min_ok_samples=settings.min_ok_samples,
-        ),
+        fitter=fitter,
+        accumulator=Accumulator(fitter, lineage, banks, reader, committer, tokens, succession, gate, pool),
+        remover=Remover(datasets, reader, lineage, tokens, succession, gate, pool),
         calibrator=calibrator,
         inspector=Inspector(
             embedder,

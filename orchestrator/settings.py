@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """Largest image file accepted, in bytes."""
     max_image_pixels: Annotated[int, Field(ge=1)] = _knob(64_000_000, "max_image_pixels")
     """Largest decoded image accepted, in pixels."""
+    token_cache_bytes: Annotated[int, Field(ge=0)] = _knob(4 * 1024**3, "token_cache_bytes")
+    """Disk that the patch tokens of stored photographs may take, so that none is embedded twice; 0 keeps none."""
     max_images: Annotated[int, Field(ge=1)] = _knob(5000, "max_images")
     """Most images in one request or archive."""
     request_timeout_s: Positive = _knob(30.0, "request_timeout_s")

@@ -15,12 +15,16 @@ from orchestrator.features.base import CallContext, FeatureExtractor
 
 
 class HeldExtractor:
-    """Answers as the extractor behind it does, but not before `release` is set; `waiting` counts who waits."""
+    """Answers as the extractor behind it does, but not before `release` is set.
+
+    waiting: how many calls wait. images: how many photographs were asked for.
+    """
 
     def __init__(self, inner: FeatureExtractor, *, held: bool = True) -> None:
         self._inner = inner
         self.release = threading.Event()
         self.waiting = 0
+        self.images = 0
         if not held:
             self.release.set()
 
@@ -32,6 +36,7 @@ class HeldExtractor:
     async def extract(self, images: ImageArray, spec: BackboneSpec, context: CallContext) -> HalfArray:
         """Wait for the release, then compute."""
         self.waiting += 1
+        self.images += len(images)
         try:
             async with asyncio.timeout(context.timeout_s):
                 # Released from another thread than the loop's, so no asyncio.Event.

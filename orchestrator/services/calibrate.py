@@ -27,6 +27,7 @@ from orchestrator.services.folds import groups_of, plan_folds, score_fold
 from orchestrator.services.held_out import ClientScore, MemberBank, OutOfSampleScore, Split, score_held_out
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.score import Scoring, score_against
+from orchestrator.services.tokens import SampleTokens
 from orchestrator.services.turns import Turns
 
 MIN_OK = 2
@@ -123,9 +124,11 @@ class Calibrator:
         reader: SampleReader,
         committer: Committer,
         scoring: Scoring,
+        tokens: SampleTokens,
         turns: Turns,
     ) -> None:
         self._embedder = embedder
+        self._tokens = tokens
         self._backbones = backbones
         self._banks = banks
         self._reader = reader
@@ -200,17 +203,18 @@ class Calibrator:
         *,
         pending: Sequence[ReadSample] = (),
         known: Mapping[str, tuple[RawShape, Embedded]] | None = None,
+        leaving: str | None = None,
     ) -> Evidence | None:
         """Score the stored samples out of sample; None where too few OK ones are stored.
 
         search: of that bank; what is held out of it is scored through the same kind of index. pending: OK samples that
         are stored in the same commit as the bank. known: tokens at hand already, by digest, with the ROI that they were
-        masked by.
+        masked by. leaving: digest of the OK sample that goes with that commit.
         """
         wanted = recipe.shape
         stored = await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ok", wanted)))
         # What is stored keeps its own ROI when its bytes are posted again.
-        ok = _unique([*pending, *stored])
+        ok = [s for s in _unique([*pending, *stored]) if s.sha256 != leaving]
         digests = set(record.metadata.sample_sha256)
         # A bank that does not know what it holds, as a legacy one, may hold any of them.
         inside = [s for s in ok if s.sha256 in digests or not digests]
@@ -229,10 +233,10 @@ class Calibrator:
         options = record.metadata.options
         members = [s for s in inside if s.sha256 not in at_hand]
         missing = [s for s in outside if s.sha256 not in at_hand]
-        viewed = await self._embedder.embed(
+        viewed = await self._tokens.embed(
             [s.photograph for s in members], spec, context, options=options, for_bank=True
         )
-        tokens = await self._embedder.embed(
+        tokens = await self._tokens.embed(
             [s.photograph for s in [*missing, *ng]], spec, context, options=options
         )
         at_hand.update(zip((s.sha256 for s in [*members, *missing]), [*viewed, *tokens], strict=False))

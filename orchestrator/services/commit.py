@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
@@ -21,8 +21,22 @@ from orchestrator.storage.files import FileStore
 from orchestrator.storage.recipes import RecipeStore
 
 CALIBRATED_MEANWHILE = "calibrated_meanwhile"
+REFITTED_MEANWHILE = "refitted_meanwhile"
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a fit was computed from, and must still hold when it is committed.
+
+    generation: of the bank that it continues; None where it replaces whatever there is. sources: names of the stored OK
+    photographs it was computed from. leaving: the name of the OK photograph that goes with this commit.
+    """
+
+    generation: int | None = None
+    sources: frozenset[str] = frozenset()
+    leaving: str | None = None
 
 
 class Committer:
@@ -51,14 +65,17 @@ class Committer:
         *,
         before: Calibration | None = None,
         index: bytes | None = None,
+        terms: Terms | None = None,
     ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
         """Store the posted samples and replace the bank by its next generation.
 
-        before: the calibration in force that the fit started from. record.metadata.generation is set here;
-        `calibrate` gives the calibration of that generation, if there is one. It travels inside the bank too, so that
-        no reader sees the new bank without it. index: the bytes of what `record.metadata.index` describes.
+        before: the calibration in force that the fit started from. terms: what it was computed from. index: the bytes
+        of what `record.metadata.index` describes. record.metadata.generation is set here; `calibrate` gives the
+        calibration of that generation, if there is one. It travels inside the bank too, so that no reader sees the new
+        bank without it.
 
-        Raises Conflict (CALIBRATED_MEANWHILE), MmPerPxMismatch, StoreUnavailable; nothing has changed then.
+        Raises Conflict (CALIBRATED_MEANWHILE, REFITTED_MEANWHILE), MmPerPxMismatch, StoreUnavailable; nothing has
+        changed then.
         """
         mm_per_px = record.metadata.mm_per_px
         with (
@@ -66,7 +83,8 @@ class Committer:
             self._scale(target.part.recipe_id, mm_per_px),
             contextlib.ExitStack() as undo,
         ):
-            last = self._generation(target)
+            last = self.generation(target)
+            self._check_terms(target, last, terms or Terms())
             self._check_calibration(target, last, before)
             samples = self._datasets.add(target.part, "ok", posted)
             undo.callback(self._datasets.discard, target.part, samples)
@@ -87,6 +105,9 @@ class Committer:
                 self._describe(target, committed, calibration, is_fit=True)
             with _tolerated(target):
                 self._banks.settle_index(target, index)
+            # Last, and under the same lock: what is interrupted here leaves a photograph that no bank holds.
+            if terms is not None and terms.leaving is not None:
+                self._let_go(target.part, terms.leaving)
         return committed, calibration, samples
 
     def calibrate(self, target: Target, calibration: Calibration, mm_per_px: float | None) -> None:
@@ -96,10 +117,10 @@ class Committer:
         """
         recipe = target.part.recipe_id
         with self._recipe(recipe), self._scale(recipe, mm_per_px):
-            if self._generation(target) != calibration.bank_generation:
+            if self.generation(target) != calibration.bank_generation:
                 raise Conflict(
                     "the memory was refitted while it was being calibrated; calibrate again.",
-                    code="refitted_meanwhile",
+                    code=REFITTED_MEANWHILE,
                 )
             self._calibrations.write(target, calibration)
             with _tolerated(target), contextlib.suppress(NotFound):
@@ -137,8 +158,24 @@ class Committer:
         """
         self._recipes.check(recipe_id, mm_per_px)
 
+    def generation(self, target: Target) -> int:
+        """Give the last generation that was committed, 0 before the first; a lost bank leaves its number behind."""
+        try:
+            return self._banks.read(target).metadata.generation
+        except (NotFound, StoreCorrupt):
+            calibration = self._calibrations.read(target)
+            return max(
+                self._banks.described_generation(target), calibration.bank_generation if calibration else 0
+            )
+
     def _recipe(self, recipe_id: str) -> contextlib.AbstractContextManager[None]:
         return self._store.lock(f"recipe-{recipe_id}")
+
+    def _let_go(self, part: Part, name: str) -> None:
+        try:
+            self._datasets.remove(part, "ok", name)
+        except PatchlightError as error:
+            _log.warning("sample.not_removed", part=part.label, filename=name, error=error.message)
 
     @contextlib.contextmanager
     def _scale(self, recipe_id: str, mm_per_px: float | None) -> Iterator[None]:
@@ -179,14 +216,19 @@ class Committer:
             return False
         return True
 
-    def _generation(self, target: Target) -> int:
-        """Give the last generation that was committed; a bank that is lost or damaged leaves its number behind."""
-        try:
-            return self._banks.read(target).metadata.generation
-        except (NotFound, StoreCorrupt):
-            calibration = self._calibrations.read(target)
-            return max(
-                self._banks.described_generation(target), calibration.bank_generation if calibration else 0
+    def _check_terms(self, target: Target, last: int, terms: Terms) -> None:
+        if terms.generation is not None and terms.generation != last:
+            raise Conflict(
+                "the memory was refitted while this fit was computed from it; send it again.",
+                code=REFITTED_MEANWHILE,
+            )
+        gone = (
+            terms.sources - set(self._datasets.listing(target.part, "ok").files) if terms.sources else set()
+        )
+        if gone:
+            raise Conflict(
+                f"{min(gone)} was removed while the memory was fitted from it; send the fit again.",
+                code=REFITTED_MEANWHILE,
             )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
@@ -19,42 +18,26 @@ from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.domain.samples import NewSample, StoredSample
-from orchestrator.errors import (
-    Conflict,
-    FeatureContractBroken,
-    NotEnoughSamples,
-    PatchlightError,
-    StoreCorrupt,
-)
+from orchestrator.errors import FeatureContractBroken, NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.features.preprocess import sniff_format
 from orchestrator.features.views import check_views
 from orchestrator.services.backbones import Backbones
-from orchestrator.services.banks import Banks, memory_of
-from orchestrator.services.calibrate import Calibrator, Recipe
-from orchestrator.services.commit import CALIBRATED_MEANWHILE, Committer
+from orchestrator.services.commit import Committer, Terms
 from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape, check_one_grid
 from orchestrator.services.folds import build_memory
 from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.gate import FitGate, FitProgress
-from orchestrator.services.indexing import index_bank
-from orchestrator.services.samples import ReadSample, SampleReader
-from orchestrator.services.score import Scoring
-from orchestrator.storage.activity import ActivityStore
-
-if TYPE_CHECKING:
-    from orchestrator.patchcore.inverted_file import InvertedFile
-
-_log = structlog.get_logger()
-
-_TRIES = 3
+from orchestrator.services.samples import SampleReader
+from orchestrator.services.succession import Change, Succession, until_committed
+from orchestrator.services.tokens import SampleTokens
 
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
     """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own.
 
-    options: of the new bank, whatever the old one's were.
+    options: of the new bank, whatever the old one's were. options_given: whether the request named any of them.
     """
 
     target: Target
@@ -66,6 +49,7 @@ class FitRequest:
     operator_id: str | None = None
     notes: str | None = None
     options: MemoryOptions = field(default_factory=MemoryOptions)
+    options_given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +69,22 @@ class Fitter:
         self,
         embedder: Embedder,
         backbones: Backbones,
-        banks: Banks,
         reader: SampleReader,
         committer: Committer,
-        calibrator: Calibrator,
-        activity: ActivityStore,
+        tokens: SampleTokens,
+        succession: Succession,
         gate: FitGate,
-        scoring: Scoring,
         *,
         coreset_rate: float,
         min_ok_samples: int,
     ) -> None:
         self._embedder = embedder
         self._backbones = backbones
-        self._banks = banks
         self._reader = reader
         self._committer = committer
-        self._calibrator = calibrator
-        self._activity = activity
+        self._tokens = tokens
+        self._succession = succession
         self._gate = gate
-        self._scoring = scoring
         self._coreset_rate = coreset_rate
         self._min_ok_samples = min_ok_samples
 
@@ -114,19 +94,29 @@ class Fitter:
         Raises InvalidInput, InvalidImage, TooLarge, NotEnoughSamples, MmPerPxMismatch, Overloaded, and what the
         extractor and the store raise.
         """
-        if not request.images and not request.use_dataset:
-            raise NotEnoughSamples("images: No images provided; post at least one, or send use_dataset=true.")
+        check_request(request)
         await asyncio.to_thread(self._committer.check_scale, request.target.part.recipe_id, request.mm_per_px)
         async with self._gate.enter(request.target.part.label) as progress:
-            return await self._fit(request, context, progress)
+            return await until_committed(lambda: self.compute(request, context, progress))
 
-    async def _fit(self, request: FitRequest, context: CallContext, progress: FitProgress) -> FitResult:
+    async def compute(
+        self,
+        request: FitRequest,
+        context: CallContext,
+        progress: FitProgress,
+        *,
+        generation: int | None = None,
+    ) -> FitResult:
+        """Fit and commit a request that was admitted. generation: the one that this fit must follow, if any.
+
+        Raises as `fit`, and Conflict (REFITTED_MEANWHILE).
+        """
         started_at, started = datetime.now(UTC), time.perf_counter()
         spec = await asyncio.to_thread(self._backbones.current)
         check_views(request.options.augmentation, spec)
-        posted = await self._embedder.pool.run(_posted, request)
-        photographs, digests = await asyncio.to_thread(self._gather, request, posted)
-        embedded = await self._embedder.embed(
+        posted = await self._embedder.pool.run(posted_samples, request)
+        photographs, digests, sources = await asyncio.to_thread(self._gather, request, posted)
+        embedded = await self._tokens.embed(
             photographs,
             spec,
             context,
@@ -154,72 +144,29 @@ class Fitter:
             on_coreset,
             self._embedder.pool.threads,
         )
-        record, index = await self._embedder.pool.run_fit(index_bank, record, self._scoring)
         shapes = [p.shape for p in photographs]
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
-        for attempt in range(_TRIES):
-            try:
-                committed, calibration, samples = await self._commit(
-                    request, record, index, spec, posted, known, context
-                )
-                break
-            except Conflict as error:
-                if error.code != CALIBRATED_MEANWHILE or attempt + 1 == _TRIES:
-                    raise
-        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
-        return FitResult(committed, samples, calibration is not None, calibration)
-
-    async def _commit(
-        self,
-        request: FitRequest,
-        record: BankRecord,
-        index: InvertedFile | None,
-        spec: BackboneSpec,
-        posted: Sequence[NewSample],
-        known: Mapping[str, tuple[RawShape, Embedded]],
-        context: CallContext,
-    ) -> tuple[BankRecord, Calibration | None, list[StoredSample]]:
-        before = await asyncio.to_thread(self._in_force, request.target)
-        evidence = None
-        if before is not None:
-            recipe = _same_recipe(before, request)
-            pending = [
-                ReadSample(Photograph(image.data, image.name, recipe.shape), image.name, sample.sha256, None)
-                for image, sample in zip(request.images, posted, strict=True)
-            ]
-            search = await self._embedder.pool.run_fit(self._scoring.search, memory_of(record), index)
-            evidence = await self._calibrator.evidence(
-                request.target, record, search, spec, recipe, context, pending=pending, known=known
-            )
-
-        chosen = None if evidence is None else await asyncio.to_thread(evidence.at, 0)
-
-        def calibrate(generation: int) -> Calibration | None:
-            return None if chosen is None else replace(chosen, bank_generation=generation)
-
-        return await asyncio.to_thread(
-            self._committer.fit,
+        change = Change(
             request.target,
             record,
+            spec,
+            request.images,
             posted,
-            calibrate,
-            before=before,
-            index=index.data if index is not None else None,
+            request.shape,
+            known,
+            Terms(generation=generation, sources=sources),
         )
+        committed, calibration, samples = await self._succession.commit(change, context)
+        return FitResult(committed, samples, calibration is not None, calibration)
 
-    def _announce(self, finished_at: str, coreset_size: int) -> None:
-        # The bank is committed: a fit must not fail for what people read beside it.
-        try:
-            self._activity.completed(finished_at, coreset_size)
-        except PatchlightError as error:
-            _log.warning("activity.not_written", error=error.message)
-
-    def _gather(self, request: FitRequest, posted: Sequence[NewSample]) -> tuple[list[Photograph], list[str]]:
+    def _gather(
+        self, request: FitRequest, posted: Sequence[NewSample]
+    ) -> tuple[list[Photograph], list[str], frozenset[str]]:
         photographs: dict[str, Photograph] = {}
         if request.use_dataset:
             for stored in self._reader.all(request.target.part, "ok", request.shape):
                 photographs.setdefault(stored.sha256, stored.photograph)
+        sources = frozenset(p.name for p in photographs.values())
         for image, sample in zip(request.images, posted, strict=True):
             photographs.setdefault(sample.sha256, Photograph(image.data, image.name, request.shape))
         if request.use_dataset and len(photographs) < self._min_ok_samples:
@@ -227,36 +174,23 @@ class Fitter:
                 f"Insufficient OK samples: need at least {self._min_ok_samples}, found {len(photographs)}. "
                 "Upload more with /datasets/ok/upload."
             )
-        return list(photographs.values()), list(photographs)
-
-    def _in_force(self, target: Target) -> Calibration | None:
-        try:
-            bank, calibration = self._banks.find_snapshot(target)
-            if bank is not None and calibration is None:
-                # One that only lost its index: the new bank brings another, and a threshold that came through it.
-                calibration = self._banks.of_generation(target, bank)
-        except StoreCorrupt:
-            # What this fit replaces: a damaged bank has no calibration in force.
-            return None
-        return calibration if calibration is not None and calibration.threshold > 0 else None
+        return list(photographs.values()), list(photographs), sources
 
 
-def _same_recipe(calibration: Calibration, request: FitRequest) -> Recipe:
-    return Recipe(
-        calibration.score_percentile,
-        calibration.area_mm2_thr,
-        calibration.mm_per_px,
-        operator_id=calibration.operator_id,
-        notes=calibration.notes,
-        shape=request.shape if request.shape is not None else calibration.shape,
-        method=calibration.method,
-        max_false_reject_rate=calibration.max_false_reject_rate,
-        confidence=calibration.false_reject.confidence,
-        costs=calibration.costs,
-    )
+def check_request(request: FitRequest) -> None:
+    """Tell whether there is anything to fit from.
+
+    Raises NotEnoughSamples.
+    """
+    if not request.images and not request.use_dataset:
+        raise NotEnoughSamples("images: No images provided; post at least one, or send use_dataset=true.")
 
 
-def _posted(request: FitRequest) -> list[NewSample]:
+def posted_samples(request: FitRequest) -> list[NewSample]:
+    """Give the posted photographs as they will be stored.
+
+    Raises InvalidImage where one is no image.
+    """
     posted = []
     for image in request.images:
         image_format = sniff_format(image.data, image.name)

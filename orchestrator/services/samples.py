@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from orchestrator.domain.identity import Part
@@ -13,6 +14,8 @@ from orchestrator.domain.samples import Label, sample_shape
 from orchestrator.errors import InvalidInput, NotFound
 from orchestrator.services.embed import Photograph, RawShape
 from orchestrator.storage.datasets import DatasetStore
+
+_DIGEST8 = re.compile(r"_\d{8}_\d{9}_([0-9a-f]{8})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,26 @@ class SampleReader:
                 yield self.one(part, label, filename, shape)
             except NotFound:
                 continue
+
+    def of(
+        self, part: Part, label: Label, digests: Collection[str], shape: RawShape = None
+    ) -> Iterator[ReadSample]:
+        """Read the photographs of a label that have these digests, each once. See `all`.
+
+        A name that holds another digest saves the reading.
+        """
+        left, short = set(digests), {d[:8] for d in digests}
+        for filename in self.names(part, label):
+            named = _DIGEST8.search(filename)
+            if named is not None and named[1] not in short:
+                continue
+            try:
+                sample = self.one(part, label, filename, shape)
+            except NotFound:
+                continue
+            if sample.sha256 in left:
+                left.remove(sample.sha256)
+                yield sample
 
     def one(self, part: Part, label: Label, filename: str, shape: RawShape = None) -> ReadSample:
         """Read one photograph.

@@ -13,12 +13,22 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import NotFound, StoreUnavailable
 
 LOCK_WAIT_S = 30.0
 ETag = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file below a folder. used_ns: when it was last written or touched, ns since 1970."""
+
+    key: str
+    size: int
+    used_ns: int
 
 
 class FileStore:
@@ -53,13 +63,20 @@ class FileStore:
         except OSError as error:
             raise _unavailable(key, error) from error
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """Replace an artifact; readers see the old one or the new one.
+
+        durable: whether it must outlive a loss of power; what can be made again need not.
 
         Raises StoreUnavailable.
         """
-        with self._staged(key, data) as (staged, final):
+        with self._staged(key, data, durable=durable) as (staged, final):
             os.replace(staged, final)
+
+    def touch(self, key: str) -> None:
+        """Note that an artifact was used; nothing where it is gone."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an artifact that must not exist yet; false where it does.
@@ -116,6 +133,28 @@ class FileStore:
         except OSError as error:
             raise _unavailable(prefix, error) from error
 
+    def entries(self, prefix: str) -> list[FileEntry]:
+        """List every file below a folder key, what is being staged included; empty where it does not exist.
+
+        Raises StoreUnavailable.
+        """
+        found: list[FileEntry] = []
+        try:
+            with os.scandir(self.path(prefix)) as scan:
+                for entry in scan:
+                    if entry.is_dir(follow_symlinks=False):
+                        found += self.entries(f"{prefix}/{entry.name}")
+                        continue
+                    # Another process may have taken it away since.
+                    with contextlib.suppress(FileNotFoundError):
+                        stat = entry.stat(follow_symlinks=False)
+                        found.append(FileEntry(f"{prefix}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _unavailable(prefix, error) from error
+        return found
+
     def check(self) -> None:
         """Prove that the store can be written now.
 
@@ -157,7 +196,7 @@ class FileStore:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _staged(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+    def _staged(self, key: str, data: bytes, *, durable: bool = True) -> Iterator[tuple[Path, Path]]:
         final = self.path(key)
         staged = final.parent / f".{secrets.token_hex(8)}.tmp"
         try:
@@ -166,9 +205,11 @@ class FileStore:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             yield staged, final
-            _sync_folder(final.parent)
+            if durable:
+                _sync_folder(final.parent)
         except OSError as error:
             raise _unavailable(key, error) from error
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.benchmarks import calibration, coreset, drift, naive, overhead, quality, search
+from tests.benchmarks import calibration, coreset, drift, incremental, naive, overhead, quality, search
 from tests.benchmarks.rows import Row
 from tests.benchmarks.servers import Plan
 
@@ -16,4 +16,5 @@ SUITES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "quality": quality.run,
     "search": search.run,
     "calibration": calibration.run,
+    "incremental": incremental.run,
 }

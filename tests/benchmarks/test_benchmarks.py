@@ -14,7 +14,17 @@ from orchestrator.demo.metrics import image_auroc
 from orchestrator.patchcore.score_rules import reweighted_score
 from orchestrator.services.folds import build_memory
 from orchestrator.services.score import patch_distances
-from tests.benchmarks import anomalib_scoring, calibration, coreset, drift, naive, overhead, quality, search
+from tests.benchmarks import (
+    anomalib_scoring,
+    calibration,
+    coreset,
+    drift,
+    incremental,
+    naive,
+    overhead,
+    quality,
+    search,
+)
 from tests.benchmarks.paired import auroc_differences, interval
 from tests.benchmarks.quality_case import QualityCase
 from tests.benchmarks.quality_evaluation import SCORING
@@ -153,6 +163,18 @@ def test_calibrations_are_held_against_their_promise_and_k_fold_against_one_fit(
     assert (alone.peer, alone.tokens, served.threads) == ("one fit", "synthetic", plan.threads)
     assert alone.theirs is not None
     assert alone.ratio == pytest.approx(alone.ours / alone.theirs)
+
+
+def test_additions_and_removals_are_timed_beside_a_selection_anew(plan: Plan) -> None:
+    rows = incremental.run(plan, held=6, added=3, grid=(8, 8))
+    added, added_radius, removed, removed_radius = rows
+    assert (added.n, added.k, removed.n, removed.k) == (3 * 64, 39, 5 * 64, 39)
+    assert added.floor_ratio is not None
+    for timed in (added, removed):
+        assert timed.ratio is not None
+        assert (timed.tokens, timed.unit, timed.better) == ("synthetic", "s", "lower")
+    for radius in (added_radius, removed_radius):
+        assert radius.ratio == pytest.approx(radius.ours / radius.theirs)
 
 
 def test_ratio_is_the_median_of_paired_ratios() -> None:

@@ -22,13 +22,22 @@ from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part
 from orchestrator.domain.samples import MEDIA_TYPES, Label
+from orchestrator.errors import InvalidInput
+from orchestrator.features.base import Priority
 from orchestrator.runtime import Runtime
 from orchestrator.services.datasets import parse_metas
+from orchestrator.services.remove import Removal
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
 LabelQuery = Annotated[Decision, Query(description="ok or ng")]
 NameQuery = Annotated[str, Query(min_length=1, max_length=255, description="A name as listed.")]
+RefitQuery = Annotated[
+    bool,
+    Query(
+        description="Take the photograph's patches out of the bank of `model_key` too, and re-cover it from the others."
+    ),
+]
 MetasForm = Annotated[
     list[str] | None,
     Form(description="One JSON object for each image, in order; sidecars as the client wants them."),
@@ -165,7 +174,7 @@ async def get_file(
     "/file",
     name="datasets.delete",
     summary="Remove a stored photograph",
-    responses=problems(400, 401, 422, 500, 503),
+    responses=problems(400, 401, 409, 422, 429, 500, 503, 504),
 )
 async def delete_file(
     call: Annotated[Call, Depends(current_call)],
@@ -174,20 +183,50 @@ async def delete_file(
     roi_id: forms.RoiQuery,
     label: LabelQuery,
     filename: NameQuery,
+    refit: RefitQuery = False,
+    model_key: forms.ModelKeyQuery = None,
     recipe_id: forms.RecipeQuery = None,
 ) -> DeleteResponse:
-    """Remove the photograph and its sidecar; `deleted` is false where there was none."""
-    part = call.part(recipe_id, role_id, roi_id)
-    deleted = await asyncio.to_thread(runtime.datasets.remove, part, label, filename)
-    return DeleteResponse(
+    """Remove the photograph and its sidecar, with `refit` its patches too; `deleted` is false where there was none."""
+    if refit and label != "ok":
+        raise InvalidInput(
+            "refit: is for label=ok; a memory holds no patches of NG photographs. Delete it without refit, then "
+            "calibrate again."
+        )
+    target = call.target(recipe_id, role_id, roi_id, model_key)
+    if refit:
+        context = call.context(runtime.settings.fit_timeout_s, Priority.FIT)
+        removal = await runtime.remover.remove(target, filename, context)
+    else:
+        removal = Removal(await asyncio.to_thread(runtime.datasets.remove, target.part, label, filename))
+    record, calibration = removal.record, removal.calibration
+    response = DeleteResponse(
         role_id=role_id,
         roi_id=roi_id,
         label=label,
-        deleted=deleted,
+        deleted=removal.deleted,
         filename=filename,
+        refitted=record is not None,
+        model_key=target.model_key if record is not None else None,
+        bank_generation=record.metadata.generation if record is not None else None,
+        n_embeddings=record.metadata.n_embeddings if record is not None else None,
+        coreset_size=len(record.embeddings) if record is not None else None,
+        samples_without_tokens=removal.without_tokens if record is not None else None,
+        recalibrated=calibration is not None,
+        threshold=calibration.threshold if calibration is not None else None,
         request_id=call.request_id,
         recipe_id=call.recipe_id,
     )
+    call.note(
+        label=label,
+        deleted=response.deleted,
+        refit=refit,
+        bank_generation=response.bank_generation,
+        n_embeddings=response.n_embeddings,
+        coreset_size=response.coreset_size,
+        recalibrated=response.recalibrated,
+    )
+    return response
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form
 
 from orchestrator.api.inspection import forms
 from orchestrator.api.inspection.bodies import identity, memory_options
@@ -29,7 +29,6 @@ router = APIRouter(tags=["fit"])
     responses=problems(400, 401, 409, 413, 422, 429, 500, 503, 504),
 )
 async def fit_ok(
-    request: Request,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
     role_id: forms.RoleForm,
@@ -39,6 +38,7 @@ async def fit_ok(
     images_brackets: forms.BracketImagesFile = None,
     memory_fit: Annotated[bool, Form(description="Keep every patch.")] = False,
     use_dataset: Annotated[bool, Form(description="Fit from the stored OK samples too.")] = False,
+    accumulate: forms.AccumulateForm = False,
     shape: forms.ShapeForm = None,
     model_key: forms.ModelKeyForm = None,
     recipe_id: forms.RecipeForm = None,
@@ -50,13 +50,12 @@ async def fit_ok(
     tile_overlap_px: forms.OverlapForm = None,
     score_rule: forms.ScoreRuleForm = None,
 ) -> FitResponse:
-    """Store the posted photographs as OK samples and replace the bank; nothing changes unless it succeeds.
+    """Store the posted photographs as OK samples and replace the bank, or with `accumulate` add to it.
 
-    The bank keeps its options for every verdict and calibration. One that is not sent is the deployment's, also in a
-    refit: the old bank's are not carried over.
+    Nothing changes unless it succeeds. The bank keeps its options for every verdict and calibration. One that is not
+    sent is the deployment's, also in a refit: the old bank's are not carried over. What is added follows the bank's.
     """
     target = call.target(recipe_id, role_id, roi_id, model_key)
-    await forms.refuse_later_fields(request, "accumulate")
     scale = forms.scale(mm_per_px)
     shape = shape or None
     call.note(operator_id=operator_id, notes=notes)
@@ -69,14 +68,28 @@ async def fit_ok(
         score_rule=score_rule,
     )
     posted = await read_images(forms.uploads(images, images_brackets), runtime, shape)
-    result = await runtime.fitter.fit(
-        FitRequest(target, scale, posted, use_dataset, memory_fit, shape, operator_id, notes, options),
+    asked = (augmentation, foreground, tile_px, tile_overlap_px, score_rule)
+    service = runtime.accumulator if accumulate else runtime.fitter
+    result = await service.fit(
+        FitRequest(
+            target,
+            scale,
+            posted,
+            use_dataset,
+            memory_fit,
+            shape,
+            operator_id,
+            notes,
+            options,
+            options_given=any(value is not None for value in asked),
+        ),
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
     )
     record, metadata = result.record, result.record.metadata
     call.note(
         n_images=len(posted),
         use_dataset=use_dataset,
+        accumulate=accumulate,
         n_embeddings=metadata.n_embeddings,
         coreset_size=len(record.embeddings),
         bank_generation=metadata.generation,

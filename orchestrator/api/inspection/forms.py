@@ -53,6 +53,13 @@ OverlapForm = Annotated[
 ScoreRuleForm = Annotated[
     ScoreRule | None, Form(description="From patch distances to the image score, for this bank.")
 ]
+AccumulateForm = Annotated[
+    bool,
+    Form(
+        description="Add the photographs to the bank that is there, by its own rate, instead of replacing it. One that "
+        "it holds is not added again; with nothing new the generation stays."
+    ),
+]
 NoteForm = Annotated[str | None, Form(max_length=10_000)]
 ImagesFile = Annotated[list[UploadFile] | None, File(description="Photographs.")]
 BracketImagesFile = Annotated[

@@ -53,13 +53,29 @@ class SampleMetaResponse(BaseModel):
 
 
 class DeleteResponse(Identified):
-    """Whether there was something to delete."""
+    """Whether there was something to delete, and what became of the bank that held it.
+
+    The bank's fields are null where it was not refitted.
+    """
 
     role_id: str
     roi_id: str
     label: Decision
     deleted: bool
     filename: str
+    refitted: Annotated[bool, Field(description="Whether its patches were taken out of the bank.")]
+    model_key: str | None
+    bank_generation: int | None
+    n_embeddings: int | None
+    coreset_size: int | None
+    samples_without_tokens: Annotated[
+        int | None,
+        Field(
+            description="Photographs of the bank that are stored no more: their rows were kept as they were."
+        ),
+    ]
+    recalibrated: bool
+    threshold: float | None
 
 
 class ClearResponse(Identified):
