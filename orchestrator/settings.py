@@ -288,7 +288,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        # What concerns several settings together names them itself.
+        lines = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
         raise SettingsError("; ".join(lines)) from error
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.domain.memory_options import MemoryOptions, Tiling
 from orchestrator.settings import Settings, SettingsError, load_settings, settings_table
 
 
@@ -149,3 +150,24 @@ def test_a_database_that_this_release_does_not_know_is_refused(
     monkeypatch.setenv("BDI_DATABASE_URL", url)
     with pytest.raises(SettingsError, match="sqlite:"):
         load_settings()
+
+
+def test_quality_options_are_settings_and_must_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().memory_options == MemoryOptions()
+    for name, value in {
+        "AUGMENTATION": "Flips",
+        "FOREGROUND": "true",
+        "TILE_PX": "640",
+        "SCORE_RULE": "MAX",
+    }.items():
+        monkeypatch.setenv(f"BDI_{name}", value)
+    assert load_settings().memory_options == MemoryOptions("flips", True, Tiling(640, 160), "max")
+    assert load_settings(tile_overlap_px=128).memory_options.tiling == Tiling(640, 128)
+    for change, named in (
+        ({"tile_overlap_px": 640}, "tile_overlap_px"),
+        ({"tile_px": 10}, "tile_px"),
+        ({"score_rule": "median"}, "score_rule"),
+        ({"tile_px": 0, "tile_overlap_px": 5}, "tile_overlap_px"),
+    ):
+        with pytest.raises(SettingsError, match=named):
+            load_settings(**change)
