@@ -8,6 +8,8 @@ FULL = "full"
 MEAN = "mean of sets"
 MAP = "map"
 CHOSEN = "chosen on the other sets"
+DEPLOYED = "P99"
+"""The product's threshold where it is given no bad part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class QualityCase:
 
     set_name: or `MEAN`. shots: good photographs that were fitted, or `FULL` for all. rate: coreset rate. option: how
     banks are made. rule: of the image score, `MAP` where the anomaly map is judged, `CHOSEN` where the rule is the one
-    that did best on the other sets. figure: "image AUROC", "pixel AUROC", "AUPRO", "false reject", "escape".
+    that did best on the other sets. figure: such as "image AUROC", "AUPRO" or "escape at P99".
     """
 
     set_name: str

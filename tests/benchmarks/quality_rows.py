@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,21 +12,26 @@ from orchestrator.demo.metrics import ErrorRates, false_reject_and_escape, image
 from orchestrator.patchcore.calibration import choose_threshold
 from tests.benchmarks import anomalib_scoring
 from tests.benchmarks.paired import CONFIDENCE, RESAMPLES, Floats, auroc_differences, interval
-from tests.benchmarks.quality_case import CHOSEN, FULL, MAP, MEAN, QualityCase
+from tests.benchmarks.quality_case import CHOSEN, DEPLOYED, FULL, MAP, MEAN, QualityCase
 from tests.benchmarks.quality_evaluation import PEER_COLUMN, PERCENTILE, RULES, Evaluation, Fit
 from tests.benchmarks.quality_subjects import LONGEST_SIDE
 from tests.benchmarks.rows import Figures, Row, Shape
 from tests.benchmarks.servers import Plan
 
 _SUITE = "quality"
+THRESHOLDS: Mapping[str, Callable[[list[float]], float]] = {
+    DEPLOYED: lambda held_out: choose_threshold(held_out, [], PERCENTILE),
+}
+"""What a fit sets from its photographs' K-fold scores when no bad part is given; another rule is one more entry."""
+_UNITS = {"image AUROC": "AUROC", "pixel AUROC": "AUROC", "AUPRO": "AUPRO"}
 _SAME = "peer: anomalib's image score of the same tokens, search and bank"
 _BOOTSTRAP = (
     f"interval: of ours - peer, {CONFIDENCE:.0%}, {RESAMPLES} resamples of the test photographs, paired, good and bad "
     "apart, the mean over the seeds"
 )
 _THRESHOLD = (
-    f"at the P{PERCENTILE:g} of the fitted photographs' K-fold scores, no bad part given; peer: the same threshold "
-    "rule on anomalib's scores, whose own needs bad parts"
+    "the threshold is made of the fitted photographs' K-fold scores, no bad part given; peer: the same threshold rule "
+    "on anomalib's scores, whose own needs bad parts"
 )
 _PIXELS = (
     f"maps and masks at {LONGEST_SIDE} px on the longest side; good and bad test photographs, but those whose mask is "
@@ -88,20 +93,21 @@ def set_rows(plan: Plan, group: Group) -> list[Row]:
 
 def _error_rows(plan: Plan, group: Group, column: int, rule: str) -> list[Row]:
     rows = []
-    figures: dict[str, Callable[[ErrorRates], float]] = {
-        "false reject": lambda rates: rates.false_reject,
-        "escape": lambda rates: rates.escape,
-    }
-    for figure, read in figures.items():
-        measured = _figures(plan, group, group.fit.set_name, rule, figure, _THRESHOLD)
-        for evaluation in group.evaluations:
-            measured.add(*(read(_error_rates(evaluation, side)) for side in (column, PEER_COLUMN)))
-        rows.append(measured.row())
+    for name, choose in THRESHOLDS.items():
+        rates = [
+            [_error_rates(evaluation, side, choose) for side in (column, PEER_COLUMN)]
+            for evaluation in group.evaluations
+        ]
+        for index, figure in enumerate(("false reject", "escape")):
+            measured = _figures(plan, group, group.fit.set_name, rule, f"{figure} at {name}", _THRESHOLD)
+            for sides in rates:
+                measured.add(*(side[index] for side in sides))
+            rows.append(measured.row())
     return rows
 
 
-def _error_rates(evaluation: Evaluation, column: int) -> ErrorRates:
-    threshold = choose_threshold(evaluation.held_out[column].tolist(), [], PERCENTILE)
+def _error_rates(evaluation: Evaluation, column: int, choose: Callable[[list[float]], float]) -> ErrorRates:
+    threshold = choose(evaluation.held_out[column].tolist())
     return false_reject_and_escape(evaluation.good[column], evaluation.bad[column], threshold)
 
 
@@ -157,8 +163,8 @@ def _figures(plan: Plan, group: Group, set_name: str, rule: str, figure: str, no
     return Figures(
         _SUITE,
         group.case(set_name, rule, figure),
-        {"image AUROC": "AUROC", "pixel AUROC": "AUROC", "AUPRO": "AUPRO"}.get(figure, "share"),
-        "lower" if figure in ("false reject", "escape") else "higher",
+        _UNITS.get(figure, "share"),
+        "higher" if figure in _UNITS else "lower",
         first.good.shape[1] + first.bad.shape[1],
         plan.threads,
         f"{notes}{seeds}",

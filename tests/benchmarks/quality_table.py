@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks.quality_case import CHOSEN, FULL, MAP, QualityCase
+from tests.benchmarks.quality_case import CHOSEN, DEPLOYED, FULL, MAP, QualityCase
 
 _ABSENT = "–"
+_ERRORS = (f"false reject at {DEPLOYED}", f"escape at {DEPLOYED}")
 _Rows = Mapping[QualityCase, Mapping[str, Any]]
 
 
@@ -101,7 +102,7 @@ def _peer(rows: _Rows, place: QualityCase) -> str:
 def _error_columns(rows: _Rows) -> list[_Column]:
     def at(rule: str, side: str) -> Callable[[_Rows, QualityCase], str]:
         def cell(rows: _Rows, place: QualityCase) -> str:
-            pair = [rows.get(replace(place, rule=rule, figure=f)) for f in ("false reject", "escape")]
+            pair = [rows.get(replace(place, rule=rule, figure=f)) for f in _ERRORS]
             return " / ".join(f"{100 * row[side]:.1f}" for row in pair if row is not None) or _ABSENT
 
         return cell
