@@ -22,7 +22,7 @@ at 0.15-0.47: what moved on the belt between two frames may count as another par
 
 CELLS = 4
 SEED = 0
-_TYPICAL_PAIRS = 200
+_TYPICAL_PAIRS = 64
 _BLOCK = 256
 
 
@@ -33,7 +33,7 @@ def near_duplicate_groups(
 
     tokens: (N, D) each, row-major over the grid. patches: (R, C) bool each, those that count. Two photographs belong
     together where the root mean square distance of their normalised tokens, patch by patch, is at most NEAR of the
-    median over pairs (of 200 drawn ones where there are more), and so do those between which a chain of such pairs
+    median over pairs (of 64 drawn ones where there are more), and so do those between which a chain of such pairs
     leads. Relative to the median, because distances depend on backbone and part; so a set that is one single part
     shot again and again has no near-duplicates in it, and fewer than three photographs have none at all.
 
