@@ -361,8 +361,11 @@ def test_fits_that_are_overtaken_are_computed_again_on_top(
     ok(gui.fit(good(5)))
     ok(gui.upload("ok", good(1, start=300)))
     other_extractor = HeldExtractor(extractor)
-    other = Gui(make_client(extractor=other_extractor))
-    late = Gui(make_client(extractor=(late_extractor := HeldExtractor(extractor))))
+    other = Gui(make_client(extractor=other_extractor, fit_timeout_s=60))
+    late = Gui(make_client(extractor=(late_extractor := HeldExtractor(extractor)), fit_timeout_s=60))
+    for waiting in (other, late):
+        # An application builds its routes at its first request, and not beside another one's.
+        refused(waiting.fit(), 400)
     answers: dict[str, dict[str, Any]] = {}
 
     def send(name: str, gui: Gui, images: list[bytes], **fields: str) -> threading.Thread:
@@ -396,7 +399,7 @@ def test_a_running_removal_is_shown(
     for file in cached(settings):
         file.unlink()
     held = HeldExtractor(extractor)
-    slow = Gui(make_client(extractor=held))
+    slow = Gui(make_client(extractor=held, fit_timeout_s=60))
     name = names(gui)[0]
     thread = threading.Thread(target=lambda: slow.delete(DELETE, label="ok", filename=name, refit="true"))
     thread.start()
