@@ -113,6 +113,8 @@ def _error_rates(evaluation: Evaluation, column: int, choose: Callable[[list[flo
 
 def mean_rows(plan: Plan, groups: Sequence[Group]) -> list[Row]:
     """Give every rule's image AUROC over the sets; its interval keeps the sets and resamples their photographs."""
+    if len(groups) < 2:
+        return []
     rows = []
     for column, rule in enumerate(RULES):
         figures = _figures(plan, groups[0], MEAN, rule, "image AUROC", f"{_SAME}; {_BOOTSTRAP} and the sets")
