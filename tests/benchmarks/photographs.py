@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,12 @@ import numpy as np
 from orchestrator.demo.photographs import Photograph, read_folder
 from orchestrator.domain.arrays import FloatArray, HalfArray
 from orchestrator.domain.backbone import BackboneSpec
+from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.features.base import CallContext, Priority
 from orchestrator.features.onnx import OnnxExtractor
 from orchestrator.features.preprocess import ImageLimits
 from orchestrator.features.repository import ModelRepository
+from orchestrator.features.views import VIEWS, View
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.services.embed import Embedded, Embedder, Prepared, prepare
 from orchestrator.services.embed import Photograph as Posted
@@ -34,6 +37,7 @@ SETS = ("cookie", "casting", "transistor", "magnetic_tile")
 RESNET = "resnet18_tokens"
 _GRAPH = "weights/resnet18_l23_tokens384.onnx"
 _INPUT_SIDE = 448
+PLAIN_OPTIONS = MemoryOptions()
 LIMITS = ImageLimits(1 << 26, 1 << 26)
 
 
@@ -74,8 +78,13 @@ def real_rows(plan: Plan, n: int, *, backbone: str = RESNET) -> FloatArray:
     return l2_normalise(stacked[np.random.default_rng(0).permutation(len(stacked))[:n]])
 
 
-def real_set(plan: Plan, name: str, *, backbone: str = RESNET) -> RealSet:
-    """Give one set with its tokens. Raises FileNotFoundError without photographs."""
+def real_set(
+    plan: Plan, name: str, *, backbone: str = RESNET, options: MemoryOptions = PLAIN_OPTIONS
+) -> RealSet:
+    """Give one set with its tokens, the good photographs with their views.
+
+    Raises FileNotFoundError without photographs.
+    """
     data = real_data(plan)
     if data is None:
         raise FileNotFoundError(f"no real photographs in {plan.data}; name their folder with --data")
@@ -83,16 +92,21 @@ def real_set(plan: Plan, name: str, *, backbone: str = RESNET) -> RealSet:
     folder = read_folder(data / name)
 
     def embedded(photographs: tuple[Photograph, ...], split: str) -> list[Embedded]:
-        prepared = [prepare(Posted(p.read(), p.name), spec, LIMITS) for p in photographs]
+        prepared = [prepare(Posted(p.read(), p.name), spec, LIMITS, options.tiling) for p in photographs]
         digest = hashlib.sha256(b"".join(p.canvases.tobytes() for p in prepared)).hexdigest()[:12]
-        path = plan.repository.parent / "tokens" / spec.fingerprint[:12] / f"{name}-{split}-{digest}.npy"
-        if not path.is_file():
-            sys.stderr.write(f"embedding {name}/{split}: {len(prepared)} photographs by {spec.label}\n")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, asyncio.run(tokens_of(plan, prepared, spec)))
-        tokens: HalfArray = np.load(path, mmap_mode="r")
+        folder = plan.repository.parent / "tokens" / spec.fingerprint[:12]
+        augmentation = options.augmentation if split == "good" else "none"
+        tokens = _kept(plan, folder / f"{name}-{split}-{digest}.npy", prepared, spec)
+        views = VIEWS[augmentation]
+        seen = (
+            _kept(plan, folder / f"{name}-{split}-{digest}-{augmentation}.npy", prepared, spec, views)
+            if views
+            else [None] * len(prepared)
+        )
+        # A tiled crop's grid is its own: padded where the tokens are kept.
         return [
-            Embedded(t, p.box, p.mask, p.patches, p.sha256) for t, p in zip(tokens, prepared, strict=True)
+            Embedded(t[: p.patches.size], p.box, p.mask, p.patches, p.sha256, v)
+            for t, p, v in zip(tokens, prepared, seen, strict=True)
         ]
 
     return RealSet(
@@ -121,17 +135,36 @@ def real_backbone(plan: Plan, data: Path, name: str) -> BackboneSpec:
     return models.spec(name)
 
 
-async def tokens_of(plan: Plan, prepared: list[Prepared], spec: BackboneSpec) -> HalfArray:
+def _kept(
+    plan: Plan, path: Path, prepared: list[Prepared], spec: BackboneSpec, views: Sequence[View] = ()
+) -> HalfArray:
+    """Give all tokens, (n, N, D), or all views' tokens, (n, V, N, D), computed once."""
+    if not path.is_file():
+        sys.stderr.write(f"embedding {path.stem}: {len(prepared)} photographs by {spec.label}\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, asyncio.run(tokens_of(plan, prepared, spec, views)))
+    kept: HalfArray = np.load(path, mmap_mode="r")
+    return kept
+
+
+async def tokens_of(
+    plan: Plan, prepared: list[Prepared], spec: BackboneSpec, views: Sequence[View] = ()
+) -> HalfArray:
+    """Compute tokens, (n, N, D), padded to the longest; with views theirs alone, (n, V, N, D)."""
     extractor = OnnxExtractor(ModelRepository(plan.repository), threads=plan.threads)
     pool = NumericsPool(plan.threads)
     embedder = Embedder(extractor, pool, LIMITS, batch_size=8)
     try:
         context = CallContext("bench", 3600.0, Priority.FIT)
         parts = [
-            await embedder.extract(prepared[low : low + 8], spec, context)
+            await embedder.extract(prepared[low : low + 8], spec, context, views)
             for low in range(0, len(prepared), 8)
         ]
     finally:
         await extractor.close()
         pool.close()
-    return np.stack([e.tokens for part in parts for e in part])
+    embedded = [e for part in parts for e in part]
+    if views:
+        return np.stack([e.views for e in embedded if e.views is not None])
+    longest = max(len(e.tokens) for e in embedded)
+    return np.stack([np.pad(e.tokens, ((0, longest - len(e.tokens)), (0, 0))) for e in embedded])

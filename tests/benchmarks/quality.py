@@ -21,7 +21,7 @@ from tests.benchmarks.anomalib_verification import verify
 from tests.benchmarks.paired import Floats
 from tests.benchmarks.photographs import RESNET, real_data, sets_present
 from tests.benchmarks.quality_evaluation import Evaluation, Fit, Part, evaluate
-from tests.benchmarks.quality_options import OPTIONS
+from tests.benchmarks.quality_options import OPTIONS, PLAIN
 from tests.benchmarks.quality_rows import Group, chosen_rows, mean_rows, set_rows
 from tests.benchmarks.quality_subjects import SYNTHETIC
 from tests.benchmarks.rows import Row
@@ -31,6 +31,7 @@ BACKBONES = (RESNET, "scattering")
 SEEDS = (0, 1, 2, 3, 4)
 DEFAULT_RATE = 0.10
 # A tenth of one photograph is few rows: beside the default rate, the smallest fits keep every row.
+OPTION_SHOTS = ((4, DEFAULT_RATE),)
 SHOTS = ((1, DEFAULT_RATE), (4, DEFAULT_RATE), (16, DEFAULT_RATE), (1, 1.0), (4, 1.0))
 
 
@@ -49,7 +50,7 @@ def run(
         sets, backbones = (SYNTHETIC,), (SYNTHETIC,)
     elif not sets:
         sets = sets_present(data)
-    fits = list(_fits(sets, backbones, shots, seeds))
+    fits = list(_fits(plan, sets, backbones, shots, seeds))
     checked = verify(plan, sets, backbones)
     groups = _grouped(_evaluate_all(plan, fits), plan)
     rows = [row for group in groups for row in set_rows(plan, group)]
@@ -61,16 +62,26 @@ def run(
 
 
 def _fits(
-    sets: Sequence[str], backbones: Sequence[str], shots: Sequence[tuple[int, float]], seeds: Sequence[int]
+    plan: Plan,
+    sets: Sequence[str],
+    backbones: Sequence[str],
+    shots: Sequence[tuple[int, float]],
+    seeds: Sequence[int],
 ) -> Iterator[Fit]:
     for backbone in backbones:
         for set_name in sets:
-            for option in OPTIONS:
-                whole = Fit(set_name, backbone, option, None, DEFAULT_RATE, 0, pixels=True)
+            for option, how in OPTIONS.items():
+                plain = option == PLAIN
+                if not plain and (set_name == SYNTHETIC or not how.suits(plan, set_name, backbone)):
+                    continue
+                # Beside what is plain an option is judged by its scores, on all photographs and on a few.
+                whole = Fit(set_name, backbone, option, None, DEFAULT_RATE, 0, pixels=plain)
                 yield whole
-                for few, rate in shots:
+                for few, rate in shots if plain else OPTION_SHOTS:
                     for seed in seeds:
-                        yield replace(whole, shots=few, rate=rate, seed=seed, pixels=rate == DEFAULT_RATE)
+                        yield replace(
+                            whole, shots=few, rate=rate, seed=seed, pixels=plain and rate == DEFAULT_RATE
+                        )
 
 
 def _evaluate_all(plan: Plan, fits: Sequence[Fit]) -> dict[Fit, Evaluation]:

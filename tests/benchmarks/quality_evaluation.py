@@ -19,15 +19,13 @@ import numpy as np
 from orchestrator.demo.metrics import aupro, pixel_auroc
 from orchestrator.domain.arrays import FloatArray, MaskArray
 from orchestrator.domain.memory_options import ScoreRule
-from orchestrator.patchcore.calibration import fold_of
-from orchestrator.patchcore.memory_bank import MemoryBank
 from orchestrator.patchcore.score_rules import rule_score
 from orchestrator.services.embed import Embedded
-from orchestrator.services.folds import SEED, fold_count
-from orchestrator.services.score import Scoring, crop_map, patch_distances
+from orchestrator.services.folds import groups_of, plan_folds
+from orchestrator.services.score import Scoring, crop_map, measure
 from tests.benchmarks import anomalib_scoring
 from tests.benchmarks.paired import Floats
-from tests.benchmarks.quality_options import OPTIONS, Option
+from tests.benchmarks.quality_options import OPTIONS, Made, Option
 from tests.benchmarks.quality_subjects import Subject, judged_size
 from tests.benchmarks.rows import ROOT
 from tests.benchmarks.servers import Plan
@@ -108,15 +106,16 @@ def _loaded(plan: Plan, option: str, set_name: str, backbone: str) -> Subject:
 
 def _tested(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats]:
     chosen = _draw(subject.good, fit)
-    memory = option.build(chosen, fit.rate)
+    made = option.build(chosen, fit.rate)
+    memory = made.memory
     judged = fit.pixels and subject.has_masks
-    good, good_maps = _score_all(subject.good_test, memory, option, maps=judged)
-    bad, bad_maps = _score_all(subject.bad, memory, option, maps=judged)
+    good, good_maps = _score_all(subject.good_test, made, maps=judged)
+    bad, bad_maps = _score_all(subject.bad, made, maps=judged)
     pixels = np.full((2, 2), np.nan)
     if judged:
         sound: list[MaskArray | None] = [np.zeros(judged_size(p), dtype=np.bool_) for p in subject.good_test]
         pixels = _pixel_figures(good_maps + bad_maps, sound + subject.masks)
-    stacked = sum(int(p.patches.sum()) for p in chosen)
+    stacked = sum(len(p.bank_rows) for p in chosen)
     sizes = np.array([stacked, memory.embeddings.shape[1], len(memory.embeddings)], dtype=np.float64)
     return {"good": good, "bad": bad, "pixels": pixels, "sizes": sizes}
 
@@ -132,23 +131,24 @@ def _held_out(subject: Subject, option: Option, fit: Fit) -> Mapping[str, Floats
     photographs = _draw(subject.good, fit)
     n = len(photographs)
     scores = np.empty((len(RULES) + 1, n if n > 1 else 0))
-    folds = fold_of(n, fold_count(n), seed=SEED)
-    for fold in range(fold_count(n) if n > 1 else 0):
-        rest = [p for p, f in zip(photographs, folds, strict=True) if f != fold]
-        held = [p for p, f in zip(photographs, folds, strict=True) if f == fold]
-        scores[:, folds == fold] = _score_all(held, option.build(rest, fit.rate), option, maps=False)[0]
+    splits = plan_folds(photographs, [], groups_of(photographs))[0] if n > 1 else []
+    place = {id(p): index for index, p in enumerate(photographs)}
+    for split in splits:
+        made = option.build([m.photograph for m in split.members], fit.rate)
+        held = [s.photograph for s in split.held_out]
+        scores[:, [place[id(p)] for p in held]] = _score_all(held, made, maps=False)[0]
     return {"held_out": scores}
 
 
 def _score_all(
-    photographs: Sequence[Embedded], memory: MemoryBank, option: Option, *, maps: bool
+    photographs: Sequence[Embedded], made: Made, *, maps: bool
 ) -> tuple[Floats, list[tuple[FloatArray, FloatArray]]]:
     """Score by every rule and the peer, (columns, n), and draw both maps at the size they are judged at."""
-    search = SCORING.search(memory)
+    search = SCORING.search(made.memory)
     scores, drawn = [], []
     for photograph in photographs:
-        seen = option.view(photograph, memory)
-        found, queries = patch_distances(seen, search), seen.queries
+        seen, found = measure(photograph, search, SCORING, made.axis)
+        queries = found.queries
         ours = crop_map(found, seen, SCORING)
         by_rule = [
             rule_score(
@@ -160,12 +160,12 @@ def _score_all(
                 percentile=PERCENTILE,
                 queries=queries,
                 rows=found.rows,
-                memory=memory,
+                memory=made.memory,
             )
             for rule in RULES
         ]
         nearest = found.distances[seen.patches], found.rows[seen.patches]
-        scores.append([*by_rule, anomalib_scoring.pred_score(*nearest, queries, memory.embeddings)])
+        scores.append([*by_rule, anomalib_scoring.pred_score(*nearest, queries, made.memory.embeddings)])
         if maps:
             drawn.append((_shrink(ours, judged_size(seen)), _peer_map(found.distances, seen)))
     return np.array(scores).T, drawn

@@ -14,12 +14,14 @@ import numpy as np
 
 from orchestrator.domain.arrays import MaskArray
 from orchestrator.domain.letterbox import Letterbox
+from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.services.embed import Embedded
 from tests.benchmarks.photographs import real_data, real_set
 from tests.benchmarks.servers import Plan
 
 LONGEST_SIDE = 128
+PLAIN_OPTIONS = MemoryOptions()
 SYNTHETIC = "synthetic"
 _SYNTHETIC_GRID, _SYNTHETIC_DIM = (10, 12), 16
 
@@ -52,11 +54,11 @@ def judged_size(photograph: Embedded) -> tuple[int, int]:
     return max(1, round(height * shrink)), max(1, round(width * shrink))
 
 
-def subject(plan: Plan, name: str, backbone: str) -> Subject:
+def subject(plan: Plan, name: str, backbone: str, options: MemoryOptions = PLAIN_OPTIONS) -> Subject:
     """Load a set of real photographs; without any, draw a synthetic one."""
     if real_data(plan) is None:
         return synthetic_subject(seed=0)
-    loaded = real_set(plan, name, backbone=backbone)
+    loaded = real_set(plan, name, backbone=backbone, options=options)
     masks = [
         photograph.read_mask(judged_size(embedded))
         for photograph, embedded in zip(loaded.bad_photographs, loaded.bad, strict=True)
