@@ -57,7 +57,7 @@ class Reference:
     def crop(self, name: str, data: bytes, shape: RawShape = None) -> Crop:
         """Embed a photograph."""
         prepared = prepare(Photograph(data, name, shape), self._spec, ImageLimits(1 << 25, 1 << 26))
-        tokens = asyncio.run(self._extractor.extract(prepared.canvas[None], self._spec, call()))[0]
+        tokens = asyncio.run(self._extractor.extract(prepared.canvases, self._spec, call()))[0]
         counted = [(int(r), int(c)) for r, c in np.argwhere(prepared.patches)]
         return Crop(name, prepared.box, counted, _units(tokens)[[r * GRID[1] + c for r, c in counted]])
 

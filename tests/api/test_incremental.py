@@ -55,7 +55,7 @@ def everything(settings: Settings) -> dict[str, bytes]:
     """Give every stored file that a request may not change unless it succeeds."""
     root = settings.data_root
     files = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
-    kept = {k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/"))}
+    kept = {k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/", "patchlight.db"))}
     return {k: p.read_bytes() for k, p in kept.items()}
 
 
@@ -157,7 +157,7 @@ def test_a_bank_of_another_backbone_or_a_lost_version_of_it_is_not_continued(
     for change, words in (
         ({"backbone": "other"}, ["'other'", "'tiny'"]),
         ({"fingerprint": "e" * 64}, ["no longer"]),
-        ({"options": MemoryOptions(augmentation="flips")}, ["options"]),
+        ({"options": MemoryOptions(augmentation="flips")}, ["augmentation"]),
     ):
         changed = replace(record.metadata, **change)  # type: ignore[arg-type]
         path.write_bytes(encode_bank(replace(record, metadata=changed)))
@@ -165,6 +165,24 @@ def test_a_bank_of_another_backbone_or_a_lost_version_of_it_is_not_continued(
         answer = gui.delete(DELETE, label="ok", filename=names(gui)[0], refit="true")
         refused(answer, 409, "without refit", *words)
     assert len(names(gui)) == 4
+
+
+def test_a_continued_bank_keeps_its_windows_and_its_score_rule(gui: Gui, settings: Settings) -> None:
+    fitted = ok(gui.fit(good(5), score_rule="max", tile_px=80))
+    ok(gui.json("/calibrate_dataset", require_ng=False))
+    grown = ok(gui.fit(good(2, start=30), accumulate="true"))
+    assert grown["options"] == fitted["options"]
+    assert grown["token_shape"] == fitted["token_shape"] != [8, 8]
+    assert grown["recalibrated"]
+    assert grown["n_embeddings"] == fitted["n_embeddings"] * 7 // 5
+    removed = ok(gui.delete(DELETE, label="ok", filename=names(gui)[0], refit="true"))
+    assert (removed["n_embeddings"], removed["recalibrated"]) == (fitted["n_embeddings"] * 6 // 5, True)
+    assert bank_of(settings).metadata.options.score_rule == "max"
+    explained = ok(gui.infer(bad(1)[0], explain="true"))["explanation"]
+    assert explained["nearest"]["sample"] in names(gui)
+    refused(gui.fit(good(1, start=60), accumulate="true", score_rule="mean_top1"), 409, "score_rule")
+    refused(gui.fit(good(1, start=60, size=(128, 160)), accumulate="true"), 400, "one size")
+    assert ok(gui.get("/state"))["bank_generation"] == 3
 
 
 def test_an_accumulation_recalibrates_by_the_rules_in_force(gui: Gui) -> None:
