@@ -11,7 +11,7 @@ import pytest
 from orchestrator.domain.drift import DriftState, DriftTrack, Rules, Stream
 from orchestrator.domain.identity import Target
 from orchestrator.errors import DatabaseUnavailable, NotFound
-from orchestrator.services import drift
+from orchestrator.services import drift, replays
 from orchestrator.services.drift import Counted, DriftMonitor
 from orchestrator.storage.database import Database, embedded
 from orchestrator.storage.verdicts import JudgedPart, VerdictLog
@@ -77,7 +77,7 @@ def test_requests_at_the_same_time_and_requests_sent_again_agree_with_the_log(tm
 def test_a_process_that_starts_late_replays_what_it_has_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drift, "CHUNK", 7)
+    monkeypatch.setattr(replays, "CHUNK", 7)
 
     async def run() -> None:
         early, late = Process(tmp_path), Process(tmp_path)
@@ -94,7 +94,7 @@ def test_a_process_that_starts_late_replays_what_it_has_missed(
 
 
 def test_a_long_log_is_replayed_beside_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "CHUNK", 7)
+    monkeypatch.setattr(replays, "CHUNK", 7)
     monkeypatch.setattr(drift, "IN_LINE", 20)
 
     async def run() -> None:
