@@ -40,7 +40,7 @@ MAX_POINTS = 10_000
     "/drift",
     name="drift",
     summary="Have the scores drifted",
-    responses=problems(400, 401, 404, 422, 500, 503),
+    responses=problems(400, 401, 404, 409, 422, 500, 503),
 )
 async def show_drift(
     call: Annotated[Call, Depends(current_call)],
@@ -63,14 +63,17 @@ async def show_drift(
     "/drift/reset",
     name="drift.reset",
     summary="Begin a new reference",
-    responses=problems(400, 401, 404, 422, 500, 503),
+    responses=problems(400, 401, 404, 409, 422, 500, 503),
 )
 async def reset_drift(
     body: DriftResetRequest,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> DriftResponse:
-    """Begin a new epoch: the next part is number one, and the alarm is off. A refit does the same by itself."""
+    """Begin a new epoch: the next part is number one, and the alarm is off.
+
+    A refit does the same by itself, and so does whatever makes other scores of the same photographs.
+    """
     target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
     state = await runtime.drift.reset(await _stream(runtime, target))
     call.note(epoch=state.epoch, bank_generation=state.stream.generation)
