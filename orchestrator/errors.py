@@ -165,6 +165,10 @@ class DatabaseUnavailable(StoreUnavailable):
     code = "database_unavailable"
 
 
+class StreamGone(DatabaseUnavailable):
+    """The database has lost what it had begun: it was emptied, or an earlier copy was put in its place."""
+
+
 class StoreCorrupt(PatchlightError):
     """A stored artifact is not what its format says."""
 

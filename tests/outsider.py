@@ -56,6 +56,8 @@ def replay(scores: Iterable[float], *, names: str, seed: int = 0, alpha: float =
 def replay_answers(answers: Iterable[Mapping[str, Any]], **rules: Any) -> dict[str, Any]:
     """Replay the answers of `/infer` for one target, generation and epoch, in whatever order they were noted.
 
+    An epoch ends with a reset and pauses while scores are made in another way: part them by their epoch first.
+
     Fails where their sequence has a hole, or two answers for the same part disagree.
     """
     parts: dict[int, float] = {}

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.domain.identity import Target
 from orchestrator.domain.martingale import Martingale
+from orchestrator.domain.ranks import Ranks
 
 REFERENCE = 60
 Direction = Literal["rising", "falling"]
@@ -27,11 +27,14 @@ Direction = Literal["rising", "falling"]
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The parts that one bank has judged. fitted_at: tells apart banks whose generation numbers were used twice."""
+    """The parts that one bank has judged by one law. fitted_at: tells apart banks whose generation numbers were used
+    twice. law: names how the scores are made; a change of it moves them without any drift.
+    """
 
     target: Target
     generation: int
     fitted_at: str
+    law: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class DriftTrack:
         self._ties = TieBreaker(rules.seed, stream, epoch)
         self._martingale = Martingale()
         self._capital = 1.0 / rules.alpha
-        self._sorted = array("d")
+        self._ranks = Ranks()
         self._scores = array("d")
         self._p_values = array("d")
         self._log10 = array("d")
@@ -120,12 +123,10 @@ class DriftTrack:
         return len(self._scores)
 
     def add(self, score: float) -> None:
-        """Take the next part's score, finite. O(log n), and one move of memory."""
+        """Take the next part's score, finite."""
         sequence = len(self._scores) + 1
-        first, last = bisect_left(self._sorted, score), bisect_right(self._sorted, score)
-        greater, equal = sequence - 1 - last, last - first
+        greater, equal = self._ranks.add(score)
         p_value = (greater + self._ties(sequence) * (equal + 1)) / sequence
-        self._sorted.insert(last, score)
         self._scores.append(score)
         self._p_values.append(p_value)
         if sequence > REFERENCE:

@@ -5,11 +5,13 @@ A process keeps what it has read, keyed by the stored file's identity, so anothe
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 from orchestrator.domain.bank import BankIndex, BankRecord
@@ -38,11 +40,16 @@ NOT_FITTED = (
 
 @dataclass(frozen=True, slots=True)
 class LoadedBank:
-    """A stored bank and its searchable form. index_etag: of the index files it was opened with, None without."""
+    """A stored bank and its searchable form.
+
+    index_etag: of the index files it was opened with, None without. rows_sha256: of a legacy bank's rows, which no
+    generation tells apart from those of the file that replaces it; None for a bank of ours.
+    """
 
     record: BankRecord
     search: NeighborSearch
     index_etag: object = None
+    rows_sha256: str | None = None
 
     @property
     def generation(self) -> int:
@@ -162,7 +169,7 @@ class Banks:
         memory = memory_of(record)
         described = record.metadata.index
         if described is None or self._scoring.search_device != "cpu":
-            return LoadedBank(record, self._scoring.search(memory))
+            return LoadedBank(record, self._scoring.search(memory), rows_sha256=_rows_sha256(record))
         etag = self._banks.index_etag(target)
         try:
             search = self._scoring.search(memory, self._index(target, described))
@@ -224,6 +231,12 @@ class Banks:
             calibrated_at=str((content or {}).get("calibrated_at", "")),
             false_reject=FalseReject(1.0, 1.0, 0.95, 0),
         )
+
+
+def _rows_sha256(record: BankRecord) -> str | None:
+    if record.metadata.source != "legacy":
+        return None
+    return hashlib.sha256(np.ascontiguousarray(record.embeddings).data).hexdigest()
 
 
 def memory_of(record: BankRecord) -> MemoryBank:

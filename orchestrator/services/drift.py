@@ -16,15 +16,13 @@ from typing import Literal
 import structlog
 
 from orchestrator.domain.drift import DriftPoint, DriftState, DriftTrack, Stream, countable
-from orchestrator.errors import DatabaseUnavailable, NotFound
-from orchestrator.storage.verdicts import JudgedPart, Place, VerdictLog
+from orchestrator.errors import DatabaseUnavailable, NotFound, StreamGone
+from orchestrator.services.replays import MAX_STREAMS, Replay, Replays
+from orchestrator.storage.verdicts import Epoch, JudgedPart, Place, VerdictLog
 
 BUDGET_S = 1.0
 PAUSE_S = 1.0
-CHUNK = 2000
-IN_LINE = 5 * CHUNK
-CACHE_PARTS = 2_000_000
-_MAX_STREAMS = 10_000
+IN_LINE = 10_000
 
 _log = structlog.get_logger()
 
@@ -39,21 +37,14 @@ class Counted:
     point: DriftPoint | None
 
 
-@dataclass(slots=True)
-class _Replay:
-    track: DriftTrack
-    turn: asyncio.Lock
-    chase: asyncio.Task[None] | None = None
-
-
 class DriftMonitor:
     """Counts parts. log: None switches everything off. observe: is told every state that changed."""
 
     def __init__(self, log: VerdictLog | None, observe: Callable[[DriftState], None] | None = None) -> None:
         self._log = log
+        self._replays = Replays(log) if log is not None else None
         self._observe = observe or (lambda _: None)
         self._numbers: OrderedDict[Stream, int] = OrderedDict()
-        self._replays: OrderedDict[tuple[int, int], _Replay] = OrderedDict()
         self._opening = asyncio.Lock()
         self._fault: str | None = None
         self._resume_at = 0.0
@@ -77,18 +68,22 @@ class DriftMonitor:
         started = time.monotonic()
         if started < self._resume_at:
             return None
+        log, replays = self._switched_on()
         try:
             async with asyncio.timeout(BUDGET_S):
-                number = await self._number(self._log, stream)
-                place = await self._log.append(number, part)
-                replay = await self._replay(self._log, stream, number, place.epoch)
+                number = await self._number(log, stream)
+                place = await log.append(number, stream.law, part)
+                replay = replays.find(number, place.epoch)
+                replay = replay or replays.begin(stream, number, await log.epoch(number, place.epoch))
         except (DatabaseUnavailable, TimeoutError) as error:
+            if isinstance(error, StreamGone):
+                self._forget(stream)
             self._failed(error)
             return None
         if self._fault is not None:
             _log.info("drift.available")
             self._fault = None
-        return await self._counted(self._log, number, replay, place, started + BUDGET_S)
+        return await self._counted(replays, replay, place, started + BUDGET_S)
 
     async def state(self, stream: Stream) -> DriftState:
         """Give the state after all parts of all processes.
@@ -110,11 +105,13 @@ class DriftMonitor:
 
         Raises as `state`.
         """
-        log = self._switched_on()
+        log, _ = self._switched_on()
         try:
             async with asyncio.timeout(BUDGET_S):
-                number = await self._number(log, stream)
-                await log.begin_epoch(number)
+                await log.reset(await self._number(log, stream), stream.law)
+        except StreamGone:
+            self._forget(stream)
+            raise
         except TimeoutError as error:
             raise _late() from error
         return await self.state(stream)
@@ -136,102 +133,86 @@ class DriftMonitor:
 
     async def close(self) -> None:
         """Give up what is being replayed."""
-        chases = [r.chase for r in self._replays.values() if r.chase is not None]
-        for chase in chases:
-            chase.cancel()
-        await asyncio.gather(*chases, return_exceptions=True)
+        if self._replays is not None:
+            await self._replays.close()
 
     async def _current(self, stream: Stream) -> DriftTrack:
-        log = self._switched_on()
+        log, replays = self._switched_on()
+        replay: Replay | None = None
         try:
             async with asyncio.timeout(BUDGET_S):
                 number = self._numbers.get(stream) or await log.find(stream)
-                if number is None:
-                    empty = DriftTrack(stream, 0, log.rules)
+                epoch = (
+                    await log.current(number, stream.law) if number else Epoch(0, 0, log.rules, begun=False)
+                )
+                if number is None or not epoch.begun:
+                    empty = DriftTrack(stream, epoch.number, epoch.rules)
                     self._observe(empty.state())
                     return empty
-                epoch, _ = await log.current(number)
-                replay = await self._replay(log, stream, number, epoch)
+                replay = replays.begin(stream, number, epoch)
+                while await replays.advance(replay):
+                    pass
+        except StreamGone:
+            self._forget(stream)
+            raise
         except TimeoutError as error:
-            raise _late() from error
-        while await self._advance(log, number, replay):
-            pass
+            if replay is None:
+                raise _late() from error
+            # A long log: the next look finds it further on.
+            replays.pursue(replay)
+            raise DatabaseUnavailable(
+                f"the target's log is still being replayed, {len(replay.track)} parts so far; try again shortly."
+            ) from error
         self._observe(replay.track.state())
         return replay.track
 
-    async def _counted(
-        self, log: VerdictLog, number: int, replay: _Replay, place: Place, deadline: float
-    ) -> Counted:
+    async def _counted(self, replays: Replays, replay: Replay, place: Place, deadline: float) -> Counted:
         track, sequence = replay.track, place.sequence
         if sequence - len(track) > IN_LINE:
             # A process that has just started on a long log: the line does not wait for it.
-            if replay.chase is None or replay.chase.done():
-                replay.chase = asyncio.create_task(self._chase(log, number, replay))
+            replays.pursue(replay)
             return Counted(place.epoch, sequence, place.score, None)
         if len(track) == sequence - 1 and not replay.turn.locked():
             # The usual case: this process has seen all the others.
-            track.add(place.score)
+            replays.add(replay, place.score)
         try:
             while len(track) < sequence and time.monotonic() < deadline:
                 async with asyncio.timeout_at(
                     deadline - time.monotonic() + asyncio.get_running_loop().time()
                 ):
-                    await self._advance(log, number, replay)
+                    await replays.advance(replay)
         except (DatabaseUnavailable, TimeoutError) as error:
             # The part itself is counted; the next one catches up.
             _log.warning("drift.behind", sequence=sequence, replayed=len(track), error=str(error))
         if len(track) < sequence:
             return Counted(place.epoch, sequence, place.score, None)
-        self._observe(track.state())
-        return Counted(place.epoch, sequence, place.score, track.point(sequence))
-
-    async def _chase(self, log: VerdictLog, number: int, replay: _Replay) -> None:
-        try:
-            while await self._advance(log, number, replay):
-                pass
-        except DatabaseUnavailable as error:
-            _log.warning("drift.behind", replayed=len(replay.track), error=error.message)
-
-    async def _advance(self, log: VerdictLog, number: int, replay: _Replay) -> bool:
-        track = replay.track
-        async with replay.turn:
-            scores = await log.read_after(number, track.epoch, len(track), limit=CHUNK)
-            # Some milliseconds a chunk: short enough for the loop, and nothing can come in between.
-            track.extend(scores)
-        return len(scores) == CHUNK
+        point = track.point(sequence)
+        if point.score != place.score:
+            # Another log than the one replayed: the database was put back to an earlier copy.
+            replays.forget(replay.number)
+            return Counted(place.epoch, sequence, place.score, None)
+        if not place.again and not replays.is_over(replay):
+            self._observe(track.state())
+        return Counted(place.epoch, sequence, place.score, point)
 
     async def _number(self, log: VerdictLog, stream: Stream) -> int:
         if stream not in self._numbers:
             async with self._opening:
                 if stream not in self._numbers:
                     self._numbers[stream] = await log.open(stream)
-            while len(self._numbers) > _MAX_STREAMS:
+            while len(self._numbers) > MAX_STREAMS:
                 self._numbers.popitem(last=False)
         return self._numbers[stream]
 
-    async def _replay(self, log: VerdictLog, stream: Stream, number: int, epoch: int) -> _Replay:
-        key = number, epoch
-        replay = self._replays.get(key)
-        if replay is None:
-            track = DriftTrack(stream, epoch, await log.rules_of(number, epoch))
-            replay = self._replays.setdefault(key, _Replay(track, asyncio.Lock()))
-            self._evict()
-        self._replays.move_to_end(key)
-        return replay
+    def _forget(self, stream: Stream) -> None:
+        number = self._numbers.pop(stream, None)
+        if number is not None and self._replays is not None:
+            self._replays.forget(number)
 
-    def _evict(self) -> None:
-        def parts() -> int:
-            return sum(len(replay.track) for replay in self._replays.values())
-
-        while len(self._replays) > 1 and (len(self._replays) > _MAX_STREAMS or parts() > CACHE_PARTS):
-            _, dropped = self._replays.popitem(last=False)
-            if dropped.chase is not None:
-                dropped.chase.cancel()
-
-    def _switched_on(self) -> VerdictLog:
-        if self._log is None:
+    def _switched_on(self) -> tuple[VerdictLog, Replays]:
+        if self._log is None or self._replays is None:
             raise NotFound("drift is off; set BDI_DRIFT=true.")
-        return self._log
+        return self._log, self._replays
 
     def _failed(self, error: DatabaseUnavailable | TimeoutError) -> None:
         # Verdicts go on at once, and the database is asked again after a pause.

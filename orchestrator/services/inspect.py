@@ -13,6 +13,7 @@ import numpy as np
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.drift import Stream
 from orchestrator.domain.identity import Target
 from orchestrator.errors import CalibrationMissing, Overloaded, PatchlightError
 from orchestrator.features.base import CallContext
@@ -24,6 +25,7 @@ from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, Prepared
 from orchestrator.services.explain import Explainer
+from orchestrator.services.law import score_law
 from orchestrator.services.score import Scoring, crop_map, measure, score_of
 from orchestrator.services.verdict import Inspection, Verdict
 
@@ -179,6 +181,21 @@ class Inspector:
             self._require_none(target)
         check_grid(bank, self._backbones.for_bank(bank.record).grid)
 
+    def stream(self, target: Target) -> Stream:
+        """Name the stream that the target's next part belongs to.
+
+        Raises MemoryNotFitted, BackboneMismatch, BackboneVersionGone, FeaturesUnavailable.
+        """
+        bank, calibration = self._banks.snapshot(target)
+        metadata = bank.record.metadata
+        # The bank's own version, which it names itself; only a legacy bank takes the one in force.
+        model = metadata.model_version or self._backbones.for_bank(bank.record).label
+        law = score_law(bank, self._scoring, self._percentile(calibration), model)
+        return Stream(target, bank.generation, metadata.fit_started_at or "", law)
+
+    def _percentile(self, calibration: Calibration | None) -> float:
+        return calibration.score_percentile if calibration else self._defaults.score_percentile
+
     def _ready(self, inspection: Inspection) -> _Ready:
         bank, calibration = self._banks.snapshot(inspection.target)
         if calibration is None:
@@ -204,7 +221,7 @@ class Inspector:
         self, inspection: Inspection, ready: _Ready, embedded: Embedded, features_ms: float
     ) -> Verdict:
         calibration, defaults = ready.calibration, self._defaults
-        percentile = calibration.score_percentile if calibration else defaults.score_percentile
+        percentile = self._percentile(calibration)
         area_mm2_thr = calibration.area_mm2_thr if calibration else defaults.area_mm2_thr
         threshold = calibration.threshold if calibration else None
         clock = [time.perf_counter()]
@@ -267,6 +284,9 @@ class Inspector:
             explanation=explanation,
             fitted_at=ready.bank.record.metadata.fit_started_at,
             p_value=p_value(score, calibration.independent_ok_scores) if calibration else None,
+            score_law=score_law(
+                ready.bank, self._scoring, percentile, record.metadata.model_version or ready.spec.label
+            ),
         )
 
 

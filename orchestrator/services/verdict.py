@@ -37,7 +37,7 @@ class Verdict:
     anomaly: (H, W) float32 distances in the crop's frame, if kept. explanation: if asked for. timings_ms: by stage.
     fitted_at: of the bank. p_value: the chance that a good part scores this high, None without the OK scores of a
     calibration. has_foreground: whether the part's foreground alone was judged, false where none was found;
-    None where the bank does not ask for it.
+    None where the bank does not ask for it. score_law: names how the score was made.
     """
 
     score: float
@@ -61,3 +61,4 @@ class Verdict:
     explanation: Explanation | None = None
     fitted_at: str | None = None
     p_value: float | None = None
+    score_law: str = ""

@@ -50,6 +50,7 @@ class Database:
         self._migrated = False
         self._opening = asyncio.Lock()
         self._kept: AsyncConnection | None = None
+        self._discards: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
@@ -96,13 +97,26 @@ class Database:
                 rows = await driver.execute_fetchall(str(statement), statement.construct_params(dict(values)))
             except sqlite3.IntegrityError as error:
                 raise IntegrityError(str(statement), None, error) from error
+            except ValueError as error:
+                # The driver's word for a connection that another caller has just closed.
+                raise DatabaseUnavailable(f"the database cannot be used: {error}.") from error
             except sqlite3.Error:
-                # The next call begins anew: the file may have been mended or replaced.
-                self._kept = None
-                await kept.invalidate()
-                await kept.close()
+                # The next call begins anew: the file may have been mended or replaced. Whoever waited for the same
+                # connection fails too, maybe after another has been opened: that one stays.
+                if self._kept is kept:
+                    self._kept = None
+                    await self._discard(kept)
                 raise
         return list(rows)
+
+    async def prove_writing(self) -> None:
+        """Write what is already there, and commit it: a lock alone would also be had on a disk that is full.
+
+        Raises as `connect`.
+        """
+        async with self.transaction() as connection:
+            version = (await connection.execute(text("PRAGMA user_version"))).scalar_one()
+            await connection.execute(text(f"PRAGMA user_version={int(version)}"))
 
     async def revision(self) -> str | None:
         """Name the schema's revision; None where there is no schema. Changes nothing.
@@ -122,6 +136,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        await asyncio.gather(*self._discards, return_exceptions=True)
         if self._kept is not None:
             await self._kept.close()
             self._kept = None
@@ -140,6 +155,17 @@ class Database:
                     await self._upgrade(engine)
                 self._migrated = True
         return engine
+
+    async def _discard(self, connection: AsyncConnection) -> None:
+        async def discard() -> None:
+            await connection.invalidate()
+            await connection.close()
+
+        task = asyncio.create_task(discard())
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)
+        # Who waits may be out of time; a connection that is closed by half would never go back to the pool.
+        await asyncio.shield(task)
 
     async def _keep(self, engine: AsyncEngine) -> AsyncConnection:
         async with self._opening:

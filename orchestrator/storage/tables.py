@@ -40,18 +40,24 @@ streams = Table(
         "recipe_id", "role_id", "roi_id", "model_key", "generation", "fitted_at", name="uq_streams_bank"
     ),
 )
-"""The parts that one bank judges: a refit begins another stream. fitted_at: "" for a legacy bank."""
+"""The banks that judge parts: a refit begins another stream. fitted_at: "" for a legacy bank."""
 
 epochs = Table(
     "epochs",
     metadata,
     Column("stream_id", Integer, ForeignKey("streams.id"), primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("resets", Integer, nullable=False),
+    Column("law", String(16), nullable=False),
     Column("alpha", Double, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("started_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("stream_id", "resets", "law"),
 )
-"""A stream's counts from one: epoch 0, and one more with every reset. The rules stay as they were at its start."""
+"""A bank's counts from one: an epoch for every law of its scores, and new ones with every reset.
+
+resets: how many came before. The rules stay as they were at its start.
+"""
 
 verdicts = Table(
     "verdicts",

@@ -5,6 +5,7 @@ Knows rows; what follows from their order is `domain/drift.py`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.drift import Rules, Stream
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import DatabaseUnavailable, StreamGone
 from orchestrator.storage.database import Database, prepare
 from orchestrator.storage.tables import epochs, streams, verdicts
 
@@ -35,11 +36,33 @@ class JudgedPart:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a part stands in the log. score: the counted one, where the request had been sent before."""
+    """Where a part stands in the log. again: the request had been sent before, and score is what was counted then."""
 
     epoch: int
     sequence: int
     score: float
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One count of a bank's parts. resets: how many came before it. begun: whether it is in the log."""
+
+    number: int
+    resets: int
+    rules: Rules
+    begun: bool = True
+
+
+def _is_current() -> ColumnElement[bool]:
+    # The law's own epoch since the last reset: one at most.
+    others = epochs.alias("others")
+    resets = select(func.max(others.c.resets)).where(others.c.stream_id == bindparam("stream"))
+    return (
+        (epochs.c.stream_id == bindparam("stream"))
+        & (epochs.c.law == bindparam("law"))
+        & (epochs.c.resets == resets.scalar_subquery())
+    )
 
 
 _EARLIER = verdicts.alias("earlier")
@@ -49,18 +72,13 @@ _HIGHEST = (
     .scalar_subquery()
 )
 _SENT = ("request_id", "item", "score", "threshold", "decision")
-_NEXT = (
-    select(
-        epochs.c.stream_id,
-        epochs.c.epoch,
-        func.coalesce(_HIGHEST, 0) + 1,
-        *(bindparam(name, type_=verdicts.c[name].type) for name in _SENT),
-        func.now(),
-    )
-    .where(epochs.c.stream_id == bindparam("stream"))
-    .order_by(epochs.c.epoch.desc())
-    .limit(1)
-)
+_NEXT = select(
+    epochs.c.stream_id,
+    epochs.c.epoch,
+    func.coalesce(_HIGHEST, 0) + 1,
+    *(bindparam(name, type_=verdicts.c[name].type) for name in _SENT),
+    func.now(),
+).where(_is_current())
 # One statement, so one transaction. Two that take the same number at once cannot both commit: one tries again.
 _APPEND = prepare(
     insert(verdicts)
@@ -76,6 +94,25 @@ _SEEN = prepare(
 )
 
 
+_EPOCH = ("law", "alpha", "seed", "started_at")
+# One statement again: a reset and a new law that come at once get two numbers, and the law the reset's count.
+_BEGIN = (
+    insert(epochs)
+    .from_select(
+        ["stream_id", "epoch", "resets", *_EPOCH],
+        select(
+            epochs.c.stream_id,
+            func.max(epochs.c.epoch) + 1,
+            func.max(epochs.c.resets) + bindparam("more", type_=epochs.c.resets.type),
+            *(bindparam(name, type_=epochs.c[name].type) for name in _EPOCH),
+        )
+        .where(epochs.c.stream_id == bindparam("stream"))
+        .group_by(epochs.c.stream_id),
+    )
+    .returning(epochs.c.epoch)
+)
+
+
 class VerdictLog:
     """Reads and adds rows. rules: of the epochs that begin from now on."""
 
@@ -84,18 +121,18 @@ class VerdictLog:
         self.rules = rules
 
     async def check(self, *, writes: bool) -> None:
-        """Prove that the log can be read, or begun to be written.
+        """Prove that the log can be read, or written.
 
         Raises DatabaseUnavailable.
         """
         if writes:
-            async with self._database.transaction():
-                return
+            await self._database.prove_writing()
+            return
         async with self._database.connect() as connection:
             await connection.execute(select(epochs.c.epoch).limit(1))
 
     async def open(self, stream: Stream) -> int:
-        """Give a stream's number, for the calls below; begins it where it is new.
+        """Give the number of a stream's bank, for the calls below; begins it where it is new.
 
         Raises DatabaseUnavailable.
         """
@@ -107,55 +144,67 @@ class VerdictLog:
             try:
                 async with self._database.transaction() as connection:
                     added = await connection.execute(
-                        insert(streams).values(_identity(stream)).returning(streams.c.id)
+                        insert(streams).values(id=_draw_id(), **_identity(stream)).returning(streams.c.id)
                     )
                     number = int(added.scalar_one())
-                    await connection.execute(insert(epochs).values(self._epoch(number, 0)))
+                    await connection.execute(
+                        insert(epochs).values(stream_id=number, epoch=0, resets=0, **self._epoch(stream.law))
+                    )
                     return number
             except IntegrityError:
-                # Another process began it at the same moment.
+                # Another process began it at the same moment, or the number is taken.
                 continue
         raise _contended()
 
     async def find(self, stream: Stream) -> int | None:
-        """Give a stream's number; None before its first part and its first reset.
+        """Give the number of a stream's bank; None before its first part and its first reset.
 
         Raises DatabaseUnavailable.
         """
         async with self._database.connect() as connection:
             return await _number(connection, stream)
 
-    async def append(self, stream: int, part: JudgedPart) -> Place:
-        """Add a part to the current epoch; one that was sent before keeps its place.
+    async def append(self, stream: int, law: str, part: JudgedPart) -> Place:
+        """Add a part to its law's epoch, which it begins where it is the first; one sent before keeps its place.
 
-        Raises DatabaseUnavailable.
+        Raises StreamGone, DatabaseUnavailable.
         """
         key = {"stream": stream, "request_id": part.request_id, "item": part.item}
-        row = {**key, "score": part.score, "threshold": part.threshold, "decision": part.decision}
+        row = {**key, "law": law, "score": part.score, "threshold": part.threshold, "decision": part.decision}
         for _ in range(_ATTEMPTS):
             try:
-                ((epoch, sequence),) = await self._database.run(_APPEND, row)
+                added = await self._database.run(_APPEND, row)
             except IntegrityError:
-                for seen in await self._database.run(_SEEN, key):
-                    return Place(*seen)
-            else:
+                for epoch, sequence, score in await self._database.run(_SEEN, key):
+                    return Place(epoch, sequence, score, again=True)
+                continue
+            for epoch, sequence in added:
                 return Place(epoch, sequence, part.score)
+            await self._begin(stream, law, more=0)
         raise _contended()
 
-    async def current(self, stream: int) -> tuple[int, Rules]:
-        """Give the current epoch and the rules that it began with.
+    async def current(self, stream: int, law: str) -> Epoch:
+        """Give a law's epoch; before its first part the one that it would begin.
 
-        Raises DatabaseUnavailable.
+        Raises StreamGone, DatabaseUnavailable.
         """
-        return await self._rules_of(epochs.c.stream_id == stream)
+        found = await self._epochs(_is_current(), stream=stream, law=law)
+        if found:
+            return found[0]
+        every = await self._epochs(epochs.c.stream_id == bindparam("stream"), stream=stream)
+        if not every:
+            raise _gone()
+        return Epoch(every[0].number + 1, max(e.resets for e in every), self.rules, begun=False)
 
-    async def rules_of(self, stream: int, epoch: int) -> Rules:
-        """Give the rules that an epoch began with.
+    async def epoch(self, stream: int, number: int) -> Epoch:
+        """Give an epoch.
 
-        Raises DatabaseUnavailable.
+        Raises StreamGone, DatabaseUnavailable.
         """
-        _, rules = await self._rules_of((epochs.c.stream_id == stream) & (epochs.c.epoch == epoch))
-        return rules
+        which = (epochs.c.stream_id == bindparam("stream")) & (epochs.c.epoch == bindparam("number"))
+        for found in await self._epochs(which, stream=stream, number=number):
+            return found
+        raise _gone()
 
     async def read_after(self, stream: int, epoch: int, sequence: int, *, limit: int) -> Sequence[float]:
         """Give the scores that follow part `sequence`, in order, `limit` at most.
@@ -171,36 +220,43 @@ class VerdictLog:
         async with self._database.connect() as connection:
             return (await connection.execute(wanted)).scalars().all()
 
-    async def begin_epoch(self, stream: int) -> int:
-        """Count from one again, by the rules of now; gives the new epoch.
+    async def reset(self, stream: int, law: str) -> None:
+        """Count from one again, by the rules of now, whatever law a part comes with.
 
-        Raises DatabaseUnavailable.
+        Raises StreamGone, DatabaseUnavailable.
         """
         for _ in range(_ATTEMPTS):
-            epoch = (await self.current(stream))[0] + 1
-            try:
-                async with self._database.connect() as connection:
-                    await connection.execute(insert(epochs).values(self._epoch(stream, epoch)))
-            except IntegrityError:
-                continue
-            return epoch
+            if await self._begin(stream, law, more=1):
+                return
         raise _contended()
 
-    def _epoch(self, stream: int, epoch: int) -> dict[str, object]:
+    async def _begin(self, stream: int, law: str, *, more: int) -> bool:
+        values = {"stream": stream, "more": more, **self._epoch(law)}
+        try:
+            async with self._database.connect() as connection:
+                begun = (await connection.execute(_BEGIN, values)).scalars().all()
+        except IntegrityError:
+            # Another process was faster.
+            return False
+        if not begun:
+            raise _gone()
+        return True
+
+    def _epoch(self, law: str) -> dict[str, object]:
         return {
-            "stream_id": stream,
-            "epoch": epoch,
+            "law": law,
             "alpha": self.rules.alpha,
             "seed": self.rules.seed,
             "started_at": datetime.now(UTC),
         }
 
-    async def _rules_of(self, which: ColumnElement[bool]) -> tuple[int, Rules]:
-        newest = select(epochs.c.epoch, epochs.c.alpha, epochs.c.seed).where(which)
+    async def _epochs(self, which: ColumnElement[bool], **values: object) -> list[Epoch]:
+        # Newest first.
+        columns = epochs.c.epoch, epochs.c.resets, epochs.c.alpha, epochs.c.seed
+        wanted = select(*columns).where(which).order_by(epochs.c.epoch.desc())
         async with self._database.connect() as connection:
-            found = await connection.execute(newest.order_by(epochs.c.epoch.desc()).limit(1))
-            epoch, alpha, seed = found.one()
-        return epoch, Rules(alpha, seed)
+            found = (await connection.execute(wanted, values)).all()
+        return [Epoch(number, resets, Rules(alpha, seed)) for number, resets, alpha, seed in found]
 
 
 def _identity(stream: Stream) -> dict[str, str | int]:
@@ -218,6 +274,15 @@ def _identity(stream: Stream) -> dict[str, str | int]:
 async def _number(connection: AsyncConnection, stream: Stream) -> int | None:
     wanted = select(streams.c.id).filter_by(**_identity(stream))
     return (await connection.execute(wanted)).scalar_one_or_none()
+
+
+def _draw_id() -> int:
+    # Never one that was used before: a process may remember it from a database that has been emptied since.
+    return secrets.randbelow(2**31 - 1) + 1
+
+
+def _gone() -> StreamGone:
+    return StreamGone("the database has lost this target's log; try again, and a new one begins.")
 
 
 def _contended() -> DatabaseUnavailable:

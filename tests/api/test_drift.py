@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -190,3 +191,106 @@ def test_with_a_damaged_database_the_server_starts_and_judges(
     assert (drift_of(gui), ok(gui.get("/manifest"))["drift"]) == (None, None)
     refused(gui.get("/drift"), 503, "not a database")
     assert "not a database" in ok(gui.client.request("GET", "/health"))["drift_reason"]
+
+
+def epochs_of(answers: list[dict[str, Any]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for answer in answers:
+        found.setdefault(answer["drift"]["epoch"], []).append(answer["drift"]["sequence"])
+    return found
+
+
+def test_a_calibration_with_another_percentile_begins_an_epoch_and_raises_no_alarm(gui: Gui) -> None:
+    usual = good(4, start=50)
+
+    def inspect(count: int) -> list[dict[str, Any]]:
+        return [ok(gui.infer(usual[i % 4], include_heatmap="false")) for i in range(count)]
+
+    before = inspect(64)
+    ok(gui.json("/calibrate_ng", ok_scores=[0.5], score_percentile=50))
+    state = drift_of(gui)
+    assert (state["epoch"], state["parts"], state["phase"]) == (1, 0, "reference")
+    under = inspect(30)
+    assert under[0]["score"] != before[0]["score"]
+    assert not any(a["drift"]["alarm"] for a in under)
+    # Back to the old law, the old epoch goes on where it was.
+    ok(gui.json("/calibrate_ng", ok_scores=[0.5], score_percentile=99))
+    after = inspect(2)
+    assert epochs_of(before + under + after) == {0: list(range(1, 67)), 1: list(range(1, 31))}
+    for answers in (before + after, under):
+        replayed = outsider.replay_answers(answers)
+        assert replayed["alarm_at"] is None
+        assert [a["drift"]["log10_martingale"] for a in answers] == replayed["curve"]
+    assert drift_of(gui)["log10_martingale"] == after[-1]["drift"]["log10_martingale"]
+
+
+def test_an_epoch_begins_with_whatever_else_makes_other_scores(make_client: MakeClient) -> None:
+    gui = Gui(make_client())
+    ok(gui.fit(good(4)))
+
+    def seen(**changes: Any) -> tuple[int, int]:
+        drift = ok(Gui(make_client(**changes)).infer(good(1, start=50)[0]))["drift"]
+        return drift["epoch"], drift["sequence"]
+
+    assert seen() == (0, 1)
+    assert seen(blur_sigma=2.0) == (1, 1)
+    assert seen(distance="cosine") == (2, 1)
+    assert seen(score_percentile=90) == (3, 1)
+    assert seen() == (0, 2)
+    # A reset ends them all.
+    ok(gui.json("/drift/reset"))
+    assert seen() == (4, 1)
+    assert seen(blur_sigma=2.0) == (5, 1)
+
+
+def test_a_rule_that_knows_no_percentile_and_no_blur_keeps_its_epoch(make_client: MakeClient) -> None:
+    gui = Gui(make_client())
+    ok(gui.fit(good(4), score_rule="max"))
+    ok(gui.infer(good(1, start=50)[0]))
+    ok(gui.json("/calibrate_ng", ok_scores=[0.5], score_percentile=50))
+    drift = ok(Gui(make_client(blur_sigma=2.0)).infer(good(1, start=51)[0]))["drift"]
+    assert (drift["epoch"], drift["sequence"]) == (0, 2)
+
+
+def test_a_legacy_bank_that_is_replaced_begins_an_epoch(make_client: MakeClient, settings: Settings) -> None:
+    gui = Gui(make_client(legacy_backbone="tiny"))
+    file = settings.data_root / "models" / "Inspection" / "inspection-1" / "embeddings.npy"
+    file.parent.mkdir(parents=True)
+    seen = []
+    for seed in (0, 1, 0):
+        rows = np.random.default_rng(seed).normal(size=(40, 64)).astype(np.float32)
+        np.save(file, rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        drift = ok(gui.infer(good(1, start=50)[0]))["drift"]
+        assert drift_of(gui)["epoch"] == drift["epoch"]
+        seen.append((drift["epoch"], drift["sequence"]))
+    assert seen == [(0, 1), (1, 1), (0, 2)]
+
+
+def test_parts_are_judged_and_soon_counted_again_after_the_log_was_emptied(
+    gui: Gui, settings: Settings
+) -> None:
+    images = good(3, start=50)
+    ok(gui.infer(images[0]))
+    with sqlite3.connect(settings.data_root / "patchlight.db") as log:
+        for table in ("verdicts", "epochs", "streams"):
+            log.execute(f"DELETE FROM {table}")
+    log.close()
+    answer = ok(gui.infer(images[1]))
+    assert (answer["score"] > 0, answer["drift"]) == (True, None)
+    time.sleep(1.0)
+    assert ok(gui.infer(images[2]))["drift"]["sequence"] == 1
+    assert drift_of(gui)["parts"] == 1
+
+
+def test_a_part_sent_again_after_a_reset_leaves_the_metrics_as_they_are(make_client: MakeClient) -> None:
+    client = make_client(enable_metrics=True)
+    gui = Gui(client)
+    ok(gui.fit(good(4)))
+    for i in range(3):
+        ok(named(gui, f"part-{i}").infer(good(1, start=50)[0]))
+    ok(gui.json("/drift/reset"))
+    ok(gui.infer(good(1, start=51)[0]))
+    again = ok(named(gui, "part-2").infer(good(1, start=50)[0]))["drift"]
+    assert (again["epoch"], again["sequence"]) == (0, 3)
+    shown = [x for x in client.get("/metrics").text.splitlines() if x.startswith("patchlight_drift_parts{")]
+    assert [float(line.rsplit(" ", 1)[1]) for line in shown] == [1]

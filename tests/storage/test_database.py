@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import sqlite3
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Integer, String, inspect, text
 
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.storage.database import REVISION, Database, embedded, migrations
+from orchestrator.storage.database import REVISION, Database, embedded, migrations, prepare
 from orchestrator.storage.tables import metadata
 
 
@@ -131,3 +133,57 @@ def test_a_schema_of_a_later_release_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DatabaseUnavailable, match="9999"):
         asyncio.run(later())
+
+
+def test_callers_that_fail_over_the_same_connection_leave_none_open(tmp_path: Path) -> None:
+    insert = prepare(text("INSERT INTO streams VALUES (:id, 'a', 'b', 'c', 'd', :id, '')"))
+
+    async def run() -> tuple[int, int]:
+        database = await opened(tmp_path)
+        await database.run(insert, {"id": 1})
+        locker = sqlite3.connect(tmp_path / "patchlight.db", isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        # Those that come a little later find the connection of the first gone, and open another.
+        results: list[Any] = await asyncio.gather(
+            *(_after(0.3 * i, database.run(insert, {"id": 2 + i})) for i in range(8)), return_exceptions=True
+        )
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert all(isinstance(r, DatabaseUnavailable) for r in results)
+        await database.run(insert, {"id": 99})
+        assert database._engine is not None
+        pool: Any = database._engine.pool
+        out = pool.checkedout()
+        await database.close()
+        return out, pool.checkedout()
+
+    assert asyncio.run(run()) == (1, 0)
+
+
+async def _after(wait_s: float, work: Awaitable[Any]) -> Any:
+    await asyncio.sleep(wait_s)
+    return await work
+
+
+def test_a_caller_that_is_out_of_time_leaves_no_connection_open(tmp_path: Path) -> None:
+    insert = prepare(text("INSERT INTO streams VALUES (:id, 'a', 'b', 'c', 'd', :id, '')"))
+
+    async def run() -> int:
+        database = await opened(tmp_path)
+        await database.run(insert, {"id": 1})
+        locker = sqlite3.connect(tmp_path / "patchlight.db", isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        calls = [asyncio.create_task(database.run(insert, {"id": 2 + i})) for i in range(4)]
+        await asyncio.sleep(0.6)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        locker.execute("ROLLBACK")
+        locker.close()
+        await database.run(insert, {"id": 99})
+        assert database._engine is not None
+        pool: Any = database._engine.pool
+        await database.close()
+        return int(pool.checkedout())
+
+    assert asyncio.run(run()) == 0

@@ -12,11 +12,11 @@ import pytest
 from orchestrator.domain.drift import Rules, Stream
 from orchestrator.domain.identity import Target
 from orchestrator.storage.database import Database, embedded
-from orchestrator.storage.verdicts import JudgedPart, Place, VerdictLog
+from orchestrator.storage.verdicts import Epoch, JudgedPart, Place, VerdictLog
 
 T = TypeVar("T")
 RULES = Rules(0.01, 0)
-STREAM = Stream(Target.of("default", "Top", "bore"), 1, "2026-01-01T00:00:00.000Z")
+STREAM = Stream(Target.of("default", "Top", "bore"), 1, "2026-01-01T00:00:00.000Z", "law")
 
 
 def part(request_id: str, score: float = 0.5, item: int = 0) -> JudgedPart:
@@ -39,7 +39,7 @@ def test_parts_are_numbered_from_one_and_their_scores_come_back_to_the_bit(tmp_p
 
     async def work(log: VerdictLog) -> tuple[list[Place], list[float]]:
         stream = await log.open(STREAM)
-        places = [await log.append(stream, part(str(i), s)) for i, s in enumerate(scores)]
+        places = [await log.append(stream, "law", part(str(i), s)) for i, s in enumerate(scores)]
         return places, list(await log.read_after(stream, 0, 0, limit=99))
 
     places, read = using(tmp_path, work)
@@ -50,16 +50,20 @@ def test_parts_are_numbered_from_one_and_their_scores_come_back_to_the_bit(tmp_p
 def test_a_request_that_is_sent_again_keeps_its_place_and_score_even_after_a_reset(tmp_path: Path) -> None:
     async def work(log: VerdictLog) -> list[Place]:
         stream = await log.open(STREAM)
-        places = [await log.append(stream, part("a", 0.1)), await log.append(stream, part("b", 0.2))]
-        places.append(await log.append(stream, part("a", 0.9)))
-        places.append(await log.append(stream, part("a", 0.3, item=1)))
-        assert await log.begin_epoch(stream) == 1
-        places.append(await log.append(stream, part("b", 0.9)))
-        places.append(await log.append(stream, part("c", 0.4)))
+        places = [
+            await log.append(stream, "law", part("a", 0.1)),
+            await log.append(stream, "law", part("b", 0.2)),
+        ]
+        places.append(await log.append(stream, "law", part("a", 0.9)))
+        places.append(await log.append(stream, "law", part("a", 0.3, item=1)))
+        await log.reset(stream, "law")
+        places.append(await log.append(stream, "law", part("b", 0.9)))
+        places.append(await log.append(stream, "law", part("c", 0.4)))
         return places
 
     assert using(tmp_path, work) == [
-        Place(0, 1, 0.1), Place(0, 2, 0.2), Place(0, 1, 0.1), Place(0, 3, 0.3), Place(0, 2, 0.2), Place(1, 1, 0.4),
+        Place(0, 1, 0.1), Place(0, 2, 0.2), Place(0, 1, 0.1, again=True), Place(0, 3, 0.3),
+        Place(0, 2, 0.2, again=True), Place(1, 1, 0.4),
     ]  # fmt: skip
 
 
@@ -67,15 +71,18 @@ def test_an_epoch_keeps_the_rules_that_it_began_with(tmp_path: Path) -> None:
     async def begin(log: VerdictLog) -> int:
         return await log.open(STREAM)
 
-    async def later(log: VerdictLog) -> list[tuple[int, Rules]]:
+    async def later(log: VerdictLog) -> list[Epoch]:
         stream = await log.open(STREAM)
-        before = await log.current(stream)
-        await log.begin_epoch(stream)
-        assert await log.rules_of(stream, 0) == before[1]
-        return [before, await log.current(stream)]
+        before = await log.current(stream, "law")
+        await log.reset(stream, "law")
+        assert await log.epoch(stream, 0) == before
+        return [before, await log.current(stream, "law")]
 
     using(tmp_path, begin, Rules(0.05, 7))
-    assert using(tmp_path, later, Rules(0.01, 8)) == [(0, Rules(0.05, 7)), (1, Rules(0.01, 8))]
+    assert using(tmp_path, later, Rules(0.01, 8)) == [
+        Epoch(0, 0, Rules(0.05, 7)),
+        Epoch(1, 1, Rules(0.01, 8)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +96,9 @@ def test_an_epoch_keeps_the_rules_that_it_began_with(tmp_path: Path) -> None:
 )
 def test_another_bank_is_another_stream(tmp_path: Path, other: Stream) -> None:
     async def work(log: VerdictLog) -> tuple[Place, int | None]:
-        await log.append(await log.open(STREAM), part("a"))
+        await log.append(await log.open(STREAM), "law", part("a"))
         assert await log.find(other) is None
-        return await log.append(await log.open(other), part("a")), await log.find(other)
+        return await log.append(await log.open(other), "law", part("a")), await log.find(other)
 
     place, number = using(tmp_path, work)
     assert place.sequence == 1
@@ -110,7 +117,7 @@ def test_processes_that_append_at_once_leave_no_hole_and_count_nothing_twice(tmp
             for i in range(40):
                 # Every second request is sent by all of them.
                 name = f"shared-{i}" if i % 2 else f"{own}-{i}"
-                places.append(await log.append(stream, part(name)))
+                places.append(await log.append(stream, "law", part(name)))
 
         try:
             start.wait()

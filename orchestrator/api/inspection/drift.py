@@ -20,9 +20,14 @@ from orchestrator.api.wire import Call, current_call, current_runtime
 from orchestrator.domain import drift
 from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.identity import Target
-from orchestrator.errors import DatabaseUnavailable
+from orchestrator.errors import (
+    BackboneMismatch,
+    BackboneVersionGone,
+    DatabaseUnavailable,
+    FeaturesUnavailable,
+    MemoryNotFitted,
+)
 from orchestrator.runtime import Runtime
-from orchestrator.services.banks import not_fitted
 from orchestrator.services.verdict import Verdict
 from orchestrator.storage.verdicts import JudgedPart
 
@@ -35,7 +40,7 @@ MAX_POINTS = 10_000
     "/drift",
     name="drift",
     summary="Have the scores drifted",
-    responses=problems(400, 401, 404, 422, 500, 503),
+    responses=problems(400, 401, 404, 409, 422, 500, 503),
 )
 async def show_drift(
     call: Annotated[Call, Depends(current_call)],
@@ -58,14 +63,17 @@ async def show_drift(
     "/drift/reset",
     name="drift.reset",
     summary="Begin a new reference",
-    responses=problems(400, 401, 404, 422, 500, 503),
+    responses=problems(400, 401, 404, 409, 422, 500, 503),
 )
 async def reset_drift(
     body: DriftResetRequest,
     call: Annotated[Call, Depends(current_call)],
     runtime: Annotated[Runtime, Depends(current_runtime)],
 ) -> DriftResponse:
-    """Begin a new epoch: the next part is number one, and the alarm is off. A refit does the same by itself."""
+    """Begin a new epoch: the next part is number one, and the alarm is off.
+
+    A refit does the same by itself, and so does whatever makes other scores of the same photographs.
+    """
     target = call.target(body.recipe_id, body.role_id, body.roi_id, body.model_key)
     state = await runtime.drift.reset(await _stream(runtime, target))
     call.note(epoch=state.epoch, bank_generation=state.stream.generation)
@@ -77,7 +85,7 @@ async def counted(
 ) -> CountedPart | None:
     """Count a judged part. item: its place within the request."""
     part = JudgedPart(call.request_id, item, verdict.score, verdict.threshold, verdict.decision)
-    stream = drift.Stream(target, verdict.bank_generation, verdict.fitted_at or "")
+    stream = drift.Stream(target, verdict.bank_generation, verdict.fitted_at or "", verdict.score_law)
     found = await runtime.drift.record(stream, part)
     if found is None:
         return None
@@ -94,24 +102,19 @@ async def counted(
 
 
 async def summary(runtime: Runtime, target: Target, bank: BankRecord | None) -> DriftSummary | None:
-    """Sum up a bank's drift; None without a bank, where drift is off, or while the database is unavailable."""
+    """Sum up a bank's drift; None without a bank, where drift is off, or while it cannot be told."""
     if bank is None or runtime.drift.status == "off":
         return None
     try:
-        return DriftSummary(**_fields(await runtime.drift.state(_of(target, bank))))
-    except DatabaseUnavailable:
+        stream = await _stream(runtime, target)
+        return DriftSummary(**_fields(await runtime.drift.state(stream)))
+    except (DatabaseUnavailable, MemoryNotFitted, BackboneMismatch, BackboneVersionGone, FeaturesUnavailable):
+        # Refitted meanwhile, or a legacy bank without a backbone to judge parts with: the rest of the state stands.
         return None
 
 
 async def _stream(runtime: Runtime, target: Target) -> drift.Stream:
-    found = await asyncio.to_thread(runtime.states.target, target)
-    if found.bank is None:
-        raise not_fitted(target)
-    return _of(target, found.bank)
-
-
-def _of(target: Target, bank: BankRecord) -> drift.Stream:
-    return drift.Stream(target, bank.metadata.generation, bank.metadata.fit_started_at or "")
+    return await asyncio.to_thread(runtime.inspector.stream, target)
 
 
 def _response(

@@ -10,6 +10,10 @@ from orchestrator.api.inspection.schemas.shared import Evaluated, Identified
 from orchestrator.api.wire import Closed
 
 _SENT_AGAIN = "The counted score; the first answer's, where the request id was sent again."
+_EPOCH = (
+    "Which count of this bank's parts: a reset begins another, and so does every new way of making scores, such as "
+    "a calibration with another score_percentile."
+)
 _CATCHING_UP = "Null within the reference of 60 parts, and while a restarted process replays a long log."
 
 
@@ -17,7 +21,7 @@ class CountedPart(Closed):
     """This part's place in its target's stream, and the drift right after it; null where it was not counted."""
 
     bank_generation: int
-    epoch: Annotated[int, Field(description="Rises by one with every reset.")]
+    epoch: Annotated[int, Field(description=_EPOCH)]
     sequence: Annotated[int, Field(description="1, 2, ... within the epoch, without holes.")]
     score: Annotated[float, Field(description=_SENT_AGAIN)]
     p_value: Annotated[float | None, Field(description=_CATCHING_UP)]

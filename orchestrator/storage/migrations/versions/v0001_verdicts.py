@@ -37,11 +37,14 @@ def upgrade() -> None:
         "epochs",
         sa.Column("stream_id", sa.Integer, nullable=False),
         sa.Column("epoch", sa.Integer, nullable=False, autoincrement=False),
+        sa.Column("resets", sa.Integer, nullable=False),
+        sa.Column("law", sa.String(16), nullable=False),
         sa.Column("alpha", sa.Double, nullable=False),
         sa.Column("seed", sa.Integer, nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("stream_id", "epoch", name="pk_epochs"),
         sa.ForeignKeyConstraint(["stream_id"], ["streams.id"], name="fk_epochs_streams"),
+        sa.UniqueConstraint("stream_id", "resets", "law", name="uq_epochs_stream_id_resets_law"),
     )
     op.create_table(
         "verdicts",
