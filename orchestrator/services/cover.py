@@ -99,7 +99,7 @@ def without(bank: LoadedBank, sha256: str, others: Mapping[str, Embedded], work:
         extra[ACCUMULATED] = min(_since(metadata), len(remaining))
     if n_embeddings == 0:
         raise NotEnoughSamples(
-            "refit: every patch in the memory is of this photograph, and the others that it was fitted from are neither "
+            "refit: every patch in the memory is of this photograph, and the others that it holds are neither "
             "stored nor cached, so nothing would be left. Upload one of those again, fit from other photographs first, "
             "or delete it without refit."
         )
