@@ -138,6 +138,19 @@ class Committer:
         with self._recipe(part.recipe_id), self._scale(part.recipe_id, mm_per_px):
             return self._datasets.add(part, label, samples)
 
+    def remove(self, target: Target, filename: str, generation: int) -> bool:
+        """Remove an OK photograph that the bank of this generation does not hold; false where there was none.
+
+        Raises Conflict (REFITTED_MEANWHILE) where another bank is current, which may hold it; StoreUnavailable.
+        """
+        with self._recipe(target.part.recipe_id):
+            if self.generation(target) != generation:
+                raise Conflict(
+                    f"the memory was refitted while {filename[:255]!r} was looked for in it; send the removal again.",
+                    code=REFITTED_MEANWHILE,
+                )
+            return self._datasets.remove(target.part, "ok", filename)
+
     def scale(self, recipe_id: str, mm_per_px: float) -> None:
         """Lock the recipe's scale, or compare with its lock.
 

@@ -20,7 +20,7 @@ from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.domain.samples import safe_name
 from orchestrator.errors import NotEnoughSamples, NotFound
 from orchestrator.features.base import CallContext
-from orchestrator.services.commit import Terms
+from orchestrator.services.commit import Committer, Terms
 from orchestrator.services.cover import Work, without
 from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedded, RawShape
@@ -56,6 +56,7 @@ class Remover:
     def __init__(
         self,
         datasets: Datasets,
+        committer: Committer,
         reader: SampleReader,
         lineage: Lineage,
         tokens: SampleTokens,
@@ -64,6 +65,7 @@ class Remover:
         pool: NumericsPool,
     ) -> None:
         self._datasets = datasets
+        self._committer = committer
         self._reader = reader
         self._lineage = lineage
         self._tokens = tokens
@@ -91,7 +93,8 @@ class Remover:
         held = bank.record.metadata.sample_sha256 if bank is not None else ()
         digest, stored = await asyncio.to_thread(self._digest, target.part, filename, held)
         if bank is None or digest is None or digest not in held:
-            return Removal(await asyncio.to_thread(self._datasets.remove, target.part, "ok", filename))
+            # Only where no other bank came meanwhile: it may hold the photograph, whose rows would stay.
+            return Removal(await asyncio.to_thread(self._committer.remove, target, filename, generation))
         if len(held) == 1:
             raise NotEnoughSamples(
                 f"refit: {filename} is the only photograph in the memory, which cannot be empty. Delete it without "

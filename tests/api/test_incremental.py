@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -19,6 +20,7 @@ from orchestrator.features.repository import ModelRepository
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.settings import Settings
 from orchestrator.storage.banks import decode_bank, encode_bank
+from orchestrator.storage.files import FileStore
 from tests.conftest import MakeClient
 from tests.fakes import HeldExtractor
 from tests.gui import Gui, files_of, ok, refused
@@ -390,6 +392,41 @@ def test_fits_that_are_overtaken_are_computed_again_on_top(
     fitting.join()
     assert digest not in bank_of(settings).metadata.sample_sha256
     assert answers["fitted"]["n_embeddings"] == (4 + 1 + 1 + 2) * PATCHES
+
+
+def test_a_photograph_that_enters_the_bank_while_it_is_removed_is_taken_out_of_it(
+    gui: Gui, settings: Settings
+) -> None:
+    ok(gui.fit(good(5)))
+    (path,) = settings.data_root.glob("recipes/*/*/*.npz")
+    holding = bank_of(settings)
+    ok(gui.fit(good(4)))
+    name, digest = names(gui)[4], holding.metadata.sample_sha256[4]
+    answers: list[dict[str, Any]] = []
+    removal = threading.Thread(
+        target=lambda: answers.append(ok(gui.delete(DELETE, label="ok", filename=name, refit="true")))
+    )
+    store = FileStore(settings.data_root)
+    with store.lock("recipe-default"):
+        removal.start()
+        # It has looked at a bank without the photograph once it waits for the lock that commits hold.
+        lock = str(settings.data_root / ".locks/recipe-default.lock")
+        while removal.is_alive() and _open_files().count(lock) < 2:
+            time.sleep(0.005)
+        third = replace(holding, metadata=replace(holding.metadata, generation=3))
+        store.write(str(path.relative_to(settings.data_root)), encode_bank(third))
+    removal.join()
+    assert [(a["deleted"], a["refitted"], a["bank_generation"]) for a in answers] == [(True, True, 4)]
+    assert digest not in bank_of(settings).metadata.sample_sha256
+    assert name not in names(gui)
+
+
+def _open_files() -> list[str]:
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return found
 
 
 def test_a_running_removal_is_shown(
