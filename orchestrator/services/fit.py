@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.lineage import OWN_SHAPES, with_own_shapes
 from orchestrator.services.samples import SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
 from orchestrator.services.tokens import SampleTokens
@@ -145,6 +146,8 @@ class Fitter:
             self._embedder.pool.threads,
         )
         shapes = [p.shape for p in photographs]
+        metadata = with_own_shapes(record.metadata, dict(zip(digests, shapes, strict=True)))
+        record = replace(record, metadata=metadata)
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
         change = Change(
             request.target,
@@ -215,7 +218,7 @@ def _build(
     on_coreset: Callable[[float], None],
     threads: int,
 ) -> BankRecord:
-    extra: dict[str, Any] = {"memory_fit": request.memory_fit}
+    extra: dict[str, Any] = {"memory_fit": request.memory_fit, OWN_SHAPES: {}}
     axis = None
     if request.options.foreground:
         found = find_foreground(embedded)

@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
-from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
-from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.domain.samples import safe_name
 from orchestrator.errors import NotEnoughSamples, NotFound
 from orchestrator.features.base import CallContext
@@ -25,7 +24,7 @@ from orchestrator.services.cover import Work, without
 from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedded, RawShape
 from orchestrator.services.gate import FitGate, FitProgress
-from orchestrator.services.lineage import Lineage, fitted_shape
+from orchestrator.services.lineage import Lineage, fitted_shape, recallable, with_own_shapes
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
@@ -113,7 +112,7 @@ class Remover:
         )
         tokens = {s.sha256: e for s, e in zip(samples, embedded, strict=True)}
         gone = [d for d in others if d not in tokens]
-        tokens |= await self._pool.run_fit(self._recalled, gone, shape, spec, bank.record.metadata.options)
+        tokens |= await self._pool.run_fit(self._recalled, gone, bank.record.metadata, spec)
         lost = len(others) - len(tokens)
         if lost:
             _log.warning("refit.tokens_lost", photographs=lost, of=len(others))
@@ -123,6 +122,8 @@ class Remover:
             progress.part(0.5, 0.9, share)
 
         record = await self._pool.run_fit(without, bank, digest, tokens, Work(on_cover, self._pool.threads))
+        metadata = with_own_shapes(record.metadata, {s.sha256: s.photograph.shape for s in samples})
+        record = replace(record, metadata=metadata)
         change = Change(
             target,
             _stamped(record, started_at, started),
@@ -156,9 +157,10 @@ class Remover:
         return list(self._reader.of(part, "ok", digests, shape))
 
     def _recalled(
-        self, digests: Sequence[str], shape: RawShape, spec: BackboneSpec, options: MemoryOptions
+        self, digests: Sequence[str], metadata: BankMetadata, spec: BackboneSpec
     ) -> dict[str, Embedded]:
-        found = {d: self._tokens.recall(d, shape, spec, options) for d in digests}
+        shapes, options = recallable(metadata), metadata.options
+        found = {d: self._tokens.recall(d, shapes[d], spec, options) for d in digests if d in shapes}
         return {d: e for d, e in found.items() if e is not None}
 
     def _is_stored(self, part: Part, filename: str) -> bool:

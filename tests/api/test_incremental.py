@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import threading
 import time
@@ -57,7 +58,9 @@ def everything(settings: Settings) -> dict[str, bytes]:
     """Give every stored file that a request may not change unless it succeeds."""
     root = settings.data_root
     files = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
-    kept = {k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/"))}
+    kept = {
+        k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/", "patchlight.db"))
+    }
     return {k: p.read_bytes() for k, p in kept.items()}
 
 
@@ -159,7 +162,7 @@ def test_a_bank_of_another_backbone_or_a_lost_version_of_it_is_not_continued(
     for change, words in (
         ({"backbone": "other"}, ["'other'", "'tiny'"]),
         ({"fingerprint": "e" * 64}, ["no longer"]),
-        ({"options": MemoryOptions(augmentation="flips")}, ["options"]),
+        ({"options": MemoryOptions(augmentation="flips")}, ["augmentation"]),
     ):
         changed = replace(record.metadata, **change)  # type: ignore[arg-type]
         path.write_bytes(encode_bank(replace(record, metadata=changed)))
@@ -307,6 +310,35 @@ def test_rows_of_photographs_deleted_before_stay_and_are_counted(gui: Gui, setti
     assert after.metadata.sample_sha256[0] == digest
     assert np.array_equal(after.embeddings[after.row_sample == 0], rows)
     assert body["n_embeddings"] == 3 * PATCHES + len(rows)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_removal_takes_in_no_patch_outside_a_deleted_photograph_s_own_roi(
+    gui: Gui, settings: Settings, known: bool
+) -> None:
+    images = good(5)
+    roi = '{"kind": "circle", "cx": 64, "cy": 48, "r": 20}'
+    ok(gui.upload("ok", images, [*({} for _ in images[1:]), {"shape_json": roi}]))
+    ok(gui.fit(use_dataset="true", memory_fit="true"))
+    before = bank_of(settings)
+    digest = hashlib.sha256(images[4]).hexdigest()
+    own = set(before.row_patch[before.row_sample == before.metadata.sample_sha256.index(digest)])
+    # The same bytes as another part's photograph, which has no ROI: the cache knows them whole, too.
+    ok(Gui(gui.client, role="Other", roi="other").fit(images[4:]))
+    if not known:
+        # As a bank of an earlier release, which does not say which ROI a photograph had.
+        extra = {k: v for k, v in before.metadata.extra.items() if k != "own_shapes"}
+        (path,) = settings.data_root.glob("recipes/*/inspection-1/*.npz")
+        path.write_bytes(encode_bank(replace(before, metadata=replace(before.metadata, extra=extra))))
+    other, *_ = (name for name in names(gui) if digest[:8] not in name)
+    (name,) = (name for name in names(gui) if digest[:8] in name)
+    ok(gui.delete(DELETE, label="ok", filename=name))
+    body = ok(gui.delete(DELETE, label="ok", filename=other, refit="true"))
+    after = bank_of(settings)
+    assert set(after.row_patch[after.row_sample == after.metadata.sample_sha256.index(digest)]) == own
+    assert 0 < len(own) < PATCHES
+    assert body["samples_without_tokens"] == (0 if known else 1)
+    assert after.metadata.extra.get("own_shapes") == ({digest: roi} if known else None)
 
 
 def test_a_removal_that_cannot_be_committed_changes_nothing(
