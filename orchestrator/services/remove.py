@@ -17,7 +17,7 @@ from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
 from orchestrator.domain.samples import safe_name
-from orchestrator.errors import NotEnoughSamples, NotFound
+from orchestrator.errors import NotEnoughSamples, NotFound, StoreUnavailable
 from orchestrator.features.base import CallContext
 from orchestrator.services.commit import Committer, Terms
 from orchestrator.services.cover import Work, without
@@ -164,7 +164,12 @@ class Remover:
         return {d: e for d, e in found.items() if e is not None}
 
     def _is_stored(self, part: Part, filename: str) -> bool:
-        return safe_name(filename) in self._reader.names(part, "ok")
+        try:
+            return safe_name(filename) in self._reader.names(part, "ok")
+        except StoreUnavailable as error:
+            # The bank is committed, so this fails no request; a second removal finds a photograph that is only stored.
+            _log.warning("sample.not_listed", part=part.label, filename=filename, error=error.message)
+            return True
 
 
 def _stamped(record: BankRecord, started_at: datetime, started: float) -> BankRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import threading
 import time
 from dataclasses import replace
@@ -365,6 +366,36 @@ def test_what_cannot_be_deleted_after_the_commit_fails_no_removal(gui: Gui, sett
     body = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
     assert (body["deleted"], body["refitted"], body["bank_generation"]) == (True, True, 2)
     assert len(names(gui)) == 3
+
+
+def test_a_dataset_that_cannot_be_listed_after_the_commit_fails_no_removal(
+    gui: Gui, settings: Settings
+) -> None:
+    ok(gui.fit(good(4)))
+    name = names(gui)[0]
+    (photograph,) = settings.data_root.rglob(name)
+    folder, kept = photograph.parent, photograph.parent.with_name("kept")
+    (path,) = settings.data_root.glob("recipes/*/*/*.npz")
+    log = path.with_name(path.name.replace(".npz", "_fit.log"))
+    log.unlink()
+    os.mkfifo(log)
+    answers: list[dict[str, Any]] = []
+    removal = threading.Thread(
+        target=lambda: answers.append(ok(gui.delete(DELETE, label="ok", filename=name, refit="true")))
+    )
+    removal.start()
+    # The commit's line, which waits for its reader, is written after the bank and before the photograph goes.
+    while removal.is_alive() and bank_of(settings).metadata.generation == 1:
+        time.sleep(0.005)
+    folder.rename(kept)
+    folder.symlink_to(folder)
+    log.read_bytes()
+    removal.join()
+    assert [(a["deleted"], a["refitted"], a["bank_generation"]) for a in answers] == [(False, True, 2)]
+    folder.unlink()
+    kept.rename(folder)
+    again = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
+    assert (again["deleted"], again["refitted"]) == (True, False)
 
 
 def test_a_dataset_that_cannot_be_locked_keeps_its_photograph_and_its_bank(
