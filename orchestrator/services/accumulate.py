@@ -175,10 +175,11 @@ def _shape(request: FitRequest, metadata: BankMetadata) -> RawShape:
 
 
 def _check_options(request: FitRequest, metadata: BankMetadata) -> None:
-    if request.options_given and request.options != metadata.options:
+    others = request.asked.against(metadata.options)
+    if others:
         raise Conflict(
-            "augmentation, foreground, tile_px, score_rule: the memory was fitted with others, and what is added "
-            "follows it; leave them out, or fit anew without accumulate."
+            f"{', '.join(others)}: the memory was fitted otherwise, and what is added follows it; leave that out, or "
+            "fit anew without accumulate."
         )
 
 

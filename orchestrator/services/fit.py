@@ -16,7 +16,7 @@ from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
-from orchestrator.domain.memory_options import MemoryOptions
+from orchestrator.domain.memory_options import AskedOptions, MemoryOptions
 from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import FeatureContractBroken, NotEnoughSamples
 from orchestrator.features.base import CallContext
@@ -38,7 +38,7 @@ from orchestrator.services.tokens import SampleTokens
 class FitRequest:
     """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own.
 
-    options: of the new bank, whatever the old one's were. options_given: whether the request named any of them.
+    options: of the new bank, whatever the old one's were. asked: those of them that the request itself named.
     """
 
     target: Target
@@ -50,7 +50,7 @@ class FitRequest:
     operator_id: str | None = None
     notes: str | None = None
     options: MemoryOptions = field(default_factory=MemoryOptions)
-    options_given: bool = False
+    asked: AskedOptions = field(default_factory=AskedOptions)
 
 
 @dataclass(frozen=True, slots=True)

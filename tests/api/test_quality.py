@@ -181,6 +181,15 @@ def test_a_tiled_bank_judges_crops_of_other_sizes_on_their_own_grid(gui: Gui) ->
     assert ok(gui.infer(good(1, size=(60, 50))[0]))["token_shape"] == [8, 8]
 
 
+def test_an_addition_may_name_an_option_that_the_bank_has(gui: Gui) -> None:
+    ok(gui.fit(good(3), score_rule="max", **SMALL))
+    for number, named in enumerate(({"score_rule": "max"}, {"tile_px": "64"}, {"foreground": "false"})):
+        added = ok(gui.fit(good(1, start=50 + number), accumulate="true", **named))
+        assert (added["ok_added"], added["options"]["tile_overlap_px"]) == (1, 16)
+    answer = gui.fit(good(1, start=60), accumulate="true", score_rule="max", tile_px="80")
+    assert "score_rule" not in refused(answer, 409, "tile_px", "without accumulate")["detail"]
+
+
 def test_a_batch_of_photographs_in_windows_is_held_two_at_a_time(make_client: MakeClient) -> None:
     extractor = PatchMeanExtractor()
     gui = Gui(make_client(extractor=extractor))
