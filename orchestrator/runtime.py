@@ -145,7 +145,7 @@ def build_runtime(
         pool=pool,
         fitter=fitter,
         accumulator=Accumulator(fitter, lineage, banks, reader, committer, tokens, succession, gate, pool),
-        remover=Remover(datasets, reader, lineage, tokens, succession, gate, pool),
+        remover=Remover(datasets, committer, reader, lineage, tokens, succession, gate, pool),
         calibrator=calibrator,
         inspector=Inspector(
             embedder,

@@ -64,6 +64,29 @@ class MemoryOptions:
     version: int = OPTIONS_VERSION
 
 
+@dataclass(frozen=True, slots=True)
+class AskedOptions:
+    """The options that a request names, as it names them; None where it leaves one to others. tile_px: 0 for none."""
+
+    augmentation: Augmentation | None = None
+    foreground: bool | None = None
+    tile_px: int | None = None
+    tile_overlap_px: int | None = None
+    score_rule: ScoreRule | None = None
+
+    def against(self, options: MemoryOptions) -> tuple[str, ...]:
+        """Name those that say otherwise than `options`, in the wire's words."""
+        tiling = options.tiling
+        held = {
+            "augmentation": options.augmentation,
+            "foreground": options.foreground,
+            "tile_px": tiling.window_px if tiling is not None else 0,
+            "tile_overlap_px": tiling.overlap_px if tiling is not None else 0,
+            "score_rule": options.score_rule,
+        }
+        return tuple(name for name, value in held.items() if getattr(self, name) not in (None, value))
+
+
 def choose_options(
     defaults: MemoryOptions,
     *,

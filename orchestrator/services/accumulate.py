@@ -23,7 +23,7 @@ from orchestrator.services.cover import Work, candidates, extended
 from orchestrator.services.embed import Embedded, Photograph, RawShape
 from orchestrator.services.fit import FitRequest, FitResult, Fitter, check_request, posted_samples
 from orchestrator.services.gate import FitGate, FitProgress
-from orchestrator.services.lineage import Lineage, fitted_shape
+from orchestrator.services.lineage import Lineage, fitted_shape, with_own_shapes
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
@@ -120,7 +120,10 @@ class Accumulator:
             progress.part(0.5, 0.9, share)
 
         record = await self._pool.run_fit(extended, bank, added, old, Work(on_coreset, self._pool.threads))
-        record = replace(record, metadata=_described(record.metadata, request, started_at, started))
+        shapes = {d: p.shape for d, p in new.photographs.items()}
+        shapes |= {s.sha256: s.photograph.shape for s in samples}
+        metadata = with_own_shapes(record.metadata, shapes)
+        record = replace(record, metadata=_described(metadata, request, started_at, started))
         known = {d: (p.shape, added[d]) for d, p in new.photographs.items()}
         known |= {s.sha256: (s.photograph.shape, old[s.sha256]) for s in samples}
         images = [replace(image, shape=own.shape) for image in request.images]
@@ -172,10 +175,11 @@ def _shape(request: FitRequest, metadata: BankMetadata) -> RawShape:
 
 
 def _check_options(request: FitRequest, metadata: BankMetadata) -> None:
-    if request.options_given and request.options != metadata.options:
+    others = request.asked.against(metadata.options)
+    if others:
         raise Conflict(
-            "augmentation, foreground, tile_px, score_rule: the memory was fitted with others, and what is added "
-            "follows it; leave them out, or fit anew without accumulate."
+            f"{', '.join(others)}: the memory was fitted otherwise, and what is added follows it; leave that out, or "
+            "fit anew without accumulate."
         )
 
 

@@ -86,6 +86,8 @@ class Committer:
             last = self.generation(target)
             self._check_terms(target, last, terms or Terms())
             self._check_calibration(target, last, before)
+            # What this commit stages takes the place of what an interrupted one left there: the bank's only index.
+            self._banks.settle_left_index(target)
             samples = self._datasets.add(target.part, "ok", posted)
             undo.callback(self._datasets.discard, target.part, samples)
             generation = last + 1
@@ -95,8 +97,8 @@ class Committer:
                 extra["calibration"] = asdict(calibration)
             committed = replace(record, metadata=replace(record.metadata, generation=generation, extra=extra))
             if index is not None:
-                undo.callback(self._banks.drop_staged_index, target)
                 self._banks.stage_index(target, index)
+                undo.callback(self._banks.drop_staged_index, target)
             self._banks.write(target, committed)
             undo.pop_all()
             with _tolerated(target):
@@ -104,7 +106,7 @@ class Committer:
                     self._calibrations.write(target, calibration)
                 self._describe(target, committed, calibration, is_fit=True)
             with _tolerated(target):
-                self._banks.settle_index(target, index)
+                self._banks.settle_index(target, has_index=index is not None)
             # Last, and under the same lock: what is interrupted here leaves a photograph that no bank holds.
             if terms is not None and terms.leaving is not None:
                 self._let_go(target.part, terms.leaving)
@@ -135,6 +137,19 @@ class Committer:
         """
         with self._recipe(part.recipe_id), self._scale(part.recipe_id, mm_per_px):
             return self._datasets.add(part, label, samples)
+
+    def remove(self, target: Target, filename: str, generation: int) -> bool:
+        """Remove an OK photograph that the bank of this generation does not hold; false where there was none.
+
+        Raises Conflict (REFITTED_MEANWHILE) where another bank is current, which may hold it; StoreUnavailable.
+        """
+        with self._recipe(target.part.recipe_id):
+            if self.generation(target) != generation:
+                raise Conflict(
+                    f"the memory was refitted while {filename[:255]!r} was looked for in it; send the removal again.",
+                    code=REFITTED_MEANWHILE,
+                )
+            return self._datasets.remove(target.part, "ok", filename)
 
     def scale(self, recipe_id: str, mm_per_px: float) -> None:
         """Lock the recipe's scale, or compare with its lock.

@@ -22,6 +22,7 @@ import numpy as np
 
 from orchestrator.domain.arrays import FloatArray, IndexArray, MaskArray
 from orchestrator.domain.bank import BankMetadata, BankRecord
+from orchestrator.errors import NotEnoughSamples
 from orchestrator.patchcore.coreset import extend_coreset, select_coreset
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.services.banks import LoadedBank
@@ -77,6 +78,8 @@ def without(bank: LoadedBank, sha256: str, others: Mapping[str, Embedded], work:
 
     others: tokens of the bank's other photographs, by digest; of one that is missing the bank's rows stay, and count as
     all it has.
+
+    Raises NotEnoughSamples where no row would be left.
     """
     record, metadata = bank.record, bank.record.metadata
     removed = metadata.sample_sha256.index(sha256)
@@ -94,6 +97,12 @@ def without(bank: LoadedBank, sha256: str, others: Mapping[str, Embedded], work:
         extra.pop(ACCUMULATED, None)
     else:
         extra[ACCUMULATED] = min(_since(metadata), len(remaining))
+    if n_embeddings == 0:
+        raise NotEnoughSamples(
+            "refit: every patch in the memory is of this photograph, and the others that it holds are neither "
+            "stored nor cached, so nothing would be left. Upload one of those again, fit from other photographs first, "
+            "or delete it without refit."
+        )
     shrunk = replace(metadata, n_embeddings=n_embeddings, sample_sha256=remaining, extra=extra)
     return _completed(bank, kept, samples, others, shrunk, work)
 

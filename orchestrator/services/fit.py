@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
-from orchestrator.domain.memory_options import MemoryOptions
+from orchestrator.domain.memory_options import AskedOptions, MemoryOptions
 from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import FeatureContractBroken, NotEnoughSamples
 from orchestrator.features.base import CallContext
@@ -28,6 +28,7 @@ from orchestrator.services.embed import Embedded, Embedder, Photograph, RawShape
 from orchestrator.services.folds import build_memory
 from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
 from orchestrator.services.gate import FitGate, FitProgress
+from orchestrator.services.lineage import OWN_SHAPES, with_own_shapes
 from orchestrator.services.samples import SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
 from orchestrator.services.tokens import SampleTokens
@@ -37,7 +38,7 @@ from orchestrator.services.tokens import SampleTokens
 class FitRequest:
     """What to fit from. memory_fit keeps every patch; shape, if given, stands above the samples' own.
 
-    options: of the new bank, whatever the old one's were. options_given: whether the request named any of them.
+    options: of the new bank, whatever the old one's were. asked: those of them that the request itself named.
     """
 
     target: Target
@@ -49,7 +50,7 @@ class FitRequest:
     operator_id: str | None = None
     notes: str | None = None
     options: MemoryOptions = field(default_factory=MemoryOptions)
-    options_given: bool = False
+    asked: AskedOptions = field(default_factory=AskedOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,8 @@ class Fitter:
             self._embedder.pool.threads,
         )
         shapes = [p.shape for p in photographs]
+        metadata = with_own_shapes(record.metadata, dict(zip(digests, shapes, strict=True)))
+        record = replace(record, metadata=metadata)
         known = dict(zip(digests, zip(shapes, embedded, strict=True), strict=True))
         change = Change(
             request.target,
@@ -215,7 +218,7 @@ def _build(
     on_coreset: Callable[[float], None],
     threads: int,
 ) -> BankRecord:
-    extra: dict[str, Any] = {"memory_fit": request.memory_fit}
+    extra: dict[str, Any] = {"memory_fit": request.memory_fit, OWN_SHAPES: {}}
     axis = None
     if request.options.foreground:
         found = find_foreground(embedded)

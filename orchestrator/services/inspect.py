@@ -29,6 +29,9 @@ from orchestrator.services.law import score_law
 from orchestrator.services.score import Scoring, crop_map, measure, score_of
 from orchestrator.services.verdict import Inspection, Verdict
 
+# Photographs in windows judged together: up to 256 canvases each, as much as two batches of others.
+_IN_WINDOWS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -108,9 +111,22 @@ class Inspector:
     ) -> list[Verdict | PatchlightError]:
         """Judge a batch in order, with one feature call a backbone version; a bad photograph fails alone.
 
-        The caller holds the request's slot (`admitted`). Raises what the extractor raises: then no photograph could
-        be judged.
+        Those that come in windows are judged two at a time: no more pixels are held. The caller holds the request's
+        slot (`admitted`). Raises what the extractor raises: then no photograph could be judged.
         """
+        in_windows = await asyncio.to_thread(self._in_windows, [i.target for i in inspections])
+        whole = [place for place, i in enumerate(inspections) if i.target not in in_windows]
+        large = [place for place, i in enumerate(inspections) if i.target in in_windows]
+        pairs = [large[start : start + _IN_WINDOWS] for start in range(0, len(large), _IN_WINDOWS)]
+        judged: dict[int, Verdict | PatchlightError] = {}
+        for places in (whole, *pairs):
+            verdicts = await self._judge_together([inspections[p] for p in places], context)
+            judged |= zip(places, verdicts, strict=True)
+        return [judged[place] for place in range(len(inspections))]
+
+    async def _judge_together(
+        self, inspections: Sequence[Inspection], context: CallContext
+    ) -> list[Verdict | PatchlightError]:
         results: list[Verdict | PatchlightError | None] = [None] * len(inspections)
         attempts = await asyncio.gather(*(self._try_ready(i) for i in inspections))
         by_spec: dict[BackboneSpec, list[int]] = {}
@@ -133,6 +149,15 @@ class Inspector:
             for index, verdict in zip(indices, judged, strict=True):
                 results[index] = verdict
         return [r for r in results if r is not None]
+
+    def _in_windows(self, targets: Sequence[Target]) -> set[Target]:
+        found = set()
+        for target in set(targets):
+            # What keeps a bank from being read is its photographs' own outcome, later.
+            with contextlib.suppress(PatchlightError):
+                if self._banks.load(target).record.metadata.options.tiling is not None:
+                    found.add(target)
+        return found
 
     async def _try_ready(self, inspection: Inspection) -> _Ready | PatchlightError:
         try:

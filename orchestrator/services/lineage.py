@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata
 from orchestrator.domain.identity import Target
@@ -10,6 +13,9 @@ from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import REFITTED_MEANWHILE, Committer
 from orchestrator.services.embed import RawShape
+
+OWN_SHAPES = "own_shapes"
+"""Of a bank's metadata: the ROIs of those photographs that had one of their own, by digest."""
 
 
 class Lineage:
@@ -66,3 +72,27 @@ def fitted_shape(metadata: BankMetadata) -> RawShape:
     """Give the ROI that a bank's fit asked for, above the samples' own; None where it asked for none."""
     shape = metadata.extra.get("shape_json")
     return shape if isinstance(shape, str | dict) else None
+
+
+def recallable(metadata: BankMetadata) -> dict[str, RawShape]:
+    """Give, by digest, the ROI that each of a bank's photographs was embedded by; without those nobody knows it of.
+
+    Whoever recalls another view of a photograph brings patches into the bank that lie outside its ROI.
+    """
+    fitted, own = fitted_shape(metadata), metadata.extra.get(OWN_SHAPES)
+    if fitted is not None:
+        return dict.fromkeys(metadata.sample_sha256, fitted)
+    # A bank from before it was written down may hold photographs that had an ROI.
+    return {d: own.get(d) for d in metadata.sample_sha256} if isinstance(own, dict) else {}
+
+
+def with_own_shapes(metadata: BankMetadata, shapes: Mapping[str, RawShape]) -> BankMetadata:
+    """Write down by which ROI photographs were embedded, by digest, beside what is known of the bank's others.
+
+    Where the fit asked for an ROI above theirs, that one says it of all.
+    """
+    own = metadata.extra.get(OWN_SHAPES)
+    if fitted_shape(metadata) is not None or not isinstance(own, dict):
+        return metadata
+    told = {d: shape for d, shape in {**own, **shapes}.items() if shape and d in metadata.sample_sha256}
+    return replace(metadata, extra={**metadata.extra, OWN_SHAPES: told})

@@ -13,19 +13,18 @@ from datetime import UTC, datetime
 import structlog
 
 from orchestrator.domain.backbone import BackboneSpec
-from orchestrator.domain.bank import BankRecord
+from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
-from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.domain.samples import safe_name
-from orchestrator.errors import NotEnoughSamples, NotFound
+from orchestrator.errors import NotEnoughSamples, NotFound, StoreUnavailable
 from orchestrator.features.base import CallContext
-from orchestrator.services.commit import Terms
+from orchestrator.services.commit import Committer, Terms
 from orchestrator.services.cover import Work, without
 from orchestrator.services.datasets import Datasets
 from orchestrator.services.embed import Embedded, RawShape
 from orchestrator.services.gate import FitGate, FitProgress
-from orchestrator.services.lineage import Lineage, fitted_shape
+from orchestrator.services.lineage import Lineage, fitted_shape, recallable, with_own_shapes
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import ReadSample, SampleReader
 from orchestrator.services.succession import Change, Succession, until_committed
@@ -56,6 +55,7 @@ class Remover:
     def __init__(
         self,
         datasets: Datasets,
+        committer: Committer,
         reader: SampleReader,
         lineage: Lineage,
         tokens: SampleTokens,
@@ -64,6 +64,7 @@ class Remover:
         pool: NumericsPool,
     ) -> None:
         self._datasets = datasets
+        self._committer = committer
         self._reader = reader
         self._lineage = lineage
         self._tokens = tokens
@@ -91,7 +92,8 @@ class Remover:
         held = bank.record.metadata.sample_sha256 if bank is not None else ()
         digest, stored = await asyncio.to_thread(self._digest, target.part, filename, held)
         if bank is None or digest is None or digest not in held:
-            return Removal(await asyncio.to_thread(self._datasets.remove, target.part, "ok", filename))
+            # Only where no other bank came meanwhile: it may hold the photograph, whose rows would stay.
+            return Removal(await asyncio.to_thread(self._committer.remove, target, filename, generation))
         if len(held) == 1:
             raise NotEnoughSamples(
                 f"refit: {filename} is the only photograph in the memory, which cannot be empty. Delete it without "
@@ -110,7 +112,7 @@ class Remover:
         )
         tokens = {s.sha256: e for s, e in zip(samples, embedded, strict=True)}
         gone = [d for d in others if d not in tokens]
-        tokens |= await self._pool.run_fit(self._recalled, gone, shape, spec, bank.record.metadata.options)
+        tokens |= await self._pool.run_fit(self._recalled, gone, bank.record.metadata, spec)
         lost = len(others) - len(tokens)
         if lost:
             _log.warning("refit.tokens_lost", photographs=lost, of=len(others))
@@ -120,6 +122,8 @@ class Remover:
             progress.part(0.5, 0.9, share)
 
         record = await self._pool.run_fit(without, bank, digest, tokens, Work(on_cover, self._pool.threads))
+        metadata = with_own_shapes(record.metadata, {s.sha256: s.photograph.shape for s in samples})
+        record = replace(record, metadata=metadata)
         change = Change(
             target,
             _stamped(record, started_at, started),
@@ -153,13 +157,19 @@ class Remover:
         return list(self._reader.of(part, "ok", digests, shape))
 
     def _recalled(
-        self, digests: Sequence[str], shape: RawShape, spec: BackboneSpec, options: MemoryOptions
+        self, digests: Sequence[str], metadata: BankMetadata, spec: BackboneSpec
     ) -> dict[str, Embedded]:
-        found = {d: self._tokens.recall(d, shape, spec, options) for d in digests}
+        shapes, options = recallable(metadata), metadata.options
+        found = {d: self._tokens.recall(d, shapes[d], spec, options) for d in digests if d in shapes}
         return {d: e for d, e in found.items() if e is not None}
 
     def _is_stored(self, part: Part, filename: str) -> bool:
-        return safe_name(filename) in self._reader.names(part, "ok")
+        try:
+            return safe_name(filename) in self._reader.names(part, "ok")
+        except StoreUnavailable as error:
+            # The bank is committed, so this fails no request; a second removal finds a photograph that is only stored.
+            _log.warning("sample.not_listed", part=part.label, filename=filename, error=error.message)
+            return True
 
 
 def _stamped(record: BankRecord, started_at: datetime, started: float) -> BankRecord:

@@ -156,7 +156,8 @@ class Succession:
     def _in_force(self, target: Target) -> Calibration | None:
         try:
             bank, calibration = self._banks.find_snapshot(target)
-            if bank is not None and calibration is None:
+            is_own = bank is not None and bank.record.metadata.source != "legacy"
+            if bank is not None and is_own and calibration is None:
                 # One that only lost its index: the new bank brings another, and a threshold that came through it.
                 calibration = self._banks.of_generation(target, bank)
         except StoreCorrupt:

@@ -5,6 +5,7 @@ Layout: contract A6. A bank without our fingerprint at its place is a legacy one
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -73,16 +74,31 @@ class BankStore:
         """Take back an index whose bank was not committed."""
         self._store.delete(_staged_index_key(target))
 
-    def settle_index(self, target: Target, data: bytes | None) -> None:
-        """Move the committed bank's index to its place; None where it has none.
+    def settle_index(self, target: Target, *, has_index: bool) -> None:
+        """Move the committed bank's index to its place; remove what lies there where it has none.
 
         Until then readers find it where it was staged, by its checksum.
         """
-        if data is None:
-            self._store.delete(_index_key(target))
+        if has_index:
+            self._store.move(_staged_index_key(target), _index_key(target))
         else:
-            self._store.write(_index_key(target), data)
-        self._store.delete(_staged_index_key(target))
+            self._store.delete(_index_key(target))
+            self._store.delete(_staged_index_key(target))
+
+    def settle_left_index(self, target: Target) -> None:
+        """Move the current bank's index to its place where its commit was interrupted before that.
+
+        The caller holds the target's lock. Raises StoreUnavailable.
+        """
+        staged = _staged_index_key(target)
+        if self._store.etag(staged) is None:
+            return
+        try:
+            described = self.read(target).metadata.index
+        except (NotFound, StoreCorrupt):
+            return
+        if described is not None and hashlib.sha256(self._store.read(staged)).hexdigest() == described.sha256:
+            self._store.move(staged, _index_key(target))
 
     def index_etag(self, target: Target) -> tuple[ETag | None, ETag | None]:
         """Give a value that changes with every write of an index."""

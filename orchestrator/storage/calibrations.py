@@ -49,7 +49,7 @@ def decode_calibration(content: Mapping[str, Any] | None) -> Calibration | None:
             if known.get(name) is not None:
                 known[name] = kind(**known[name])
         return Calibration(**known)
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

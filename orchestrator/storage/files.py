@@ -73,6 +73,20 @@ class FileStore:
         with self._staged(key, data, durable=durable) as (staged, final):
             os.replace(staged, final)
 
+    def move(self, key: str, to: str) -> None:
+        """Give an artifact another name in its folder, in place of what bears it; needs no room on the disk.
+
+        Raises NotFound, StoreUnavailable.
+        """
+        final = self.path(to)
+        try:
+            os.replace(self.path(key), final)
+            _sync_folder(final.parent)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound(f"{key}: not found.") from error
+        except OSError as error:
+            raise _unavailable(key, error) from error
+
     def touch(self, key: str) -> None:
         """Note that an artifact was used; nothing where it is gone."""
         with contextlib.suppress(OSError):

@@ -104,11 +104,14 @@ class TokenStore:
         return True
 
     def forget(self, sha256: str) -> None:
-        """Remove every entry of a photograph."""
-        for folder in self._store.folders(ROOT):
-            for name in self._store.names(f"{ROOT}/{folder}"):
-                if name.startswith(f"{sha256}_"):
-                    self._forget(f"{ROOT}/{folder}/{name}")
+        """Remove every entry of a photograph, as far as they can be listed: what stays is evicted in its turn."""
+        try:
+            for folder in self._store.folders(ROOT):
+                for name in self._store.names(f"{ROOT}/{folder}"):
+                    if name.startswith(f"{sha256}_"):
+                        self._forget(f"{ROOT}/{folder}/{name}")
+        except StoreUnavailable as error:
+            _log.warning("tokens.not_removed", sha256=sha256, error=error.message)
 
     def _make_room(self, needed: int) -> int:
         entries = sorted(self._store.entries(ROOT), key=lambda e: e.used_ns)

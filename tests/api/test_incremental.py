@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
+import os
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +22,7 @@ from orchestrator.features.repository import ModelRepository
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.settings import Settings
 from orchestrator.storage.banks import decode_bank, encode_bank
+from orchestrator.storage.files import FileStore
 from tests.conftest import MakeClient
 from tests.fakes import HeldExtractor
 from tests.gui import Gui, files_of, ok, refused
@@ -55,7 +59,9 @@ def everything(settings: Settings) -> dict[str, bytes]:
     """Give every stored file that a request may not change unless it succeeds."""
     root = settings.data_root
     files = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
-    kept = {k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/", "patchlight.db"))}
+    kept = {
+        k: p for k, p in files.items() if not k.startswith((".locks", "status", "cache/", "patchlight.db"))
+    }
     return {k: p.read_bytes() for k, p in kept.items()}
 
 
@@ -325,6 +331,35 @@ def test_rows_of_photographs_deleted_before_stay_and_are_counted(gui: Gui, setti
     assert body["n_embeddings"] == 3 * PATCHES + len(rows)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_removal_takes_in_no_patch_outside_a_deleted_photograph_s_own_roi(
+    gui: Gui, settings: Settings, known: bool
+) -> None:
+    images = good(5)
+    roi = '{"kind": "circle", "cx": 64, "cy": 48, "r": 20}'
+    ok(gui.upload("ok", images, [*({} for _ in images[1:]), {"shape_json": roi}]))
+    ok(gui.fit(use_dataset="true", memory_fit="true"))
+    before = bank_of(settings)
+    digest = hashlib.sha256(images[4]).hexdigest()
+    own = set(before.row_patch[before.row_sample == before.metadata.sample_sha256.index(digest)])
+    # The same bytes as another part's photograph, which has no ROI: the cache knows them whole, too.
+    ok(Gui(gui.client, role="Other", roi="other").fit(images[4:]))
+    if not known:
+        # As a bank of an earlier release, which does not say which ROI a photograph had.
+        extra = {k: v for k, v in before.metadata.extra.items() if k != "own_shapes"}
+        (path,) = settings.data_root.glob("recipes/*/inspection-1/*.npz")
+        path.write_bytes(encode_bank(replace(before, metadata=replace(before.metadata, extra=extra))))
+    other, *_ = (name for name in names(gui) if digest[:8] not in name)
+    (name,) = (name for name in names(gui) if digest[:8] in name)
+    ok(gui.delete(DELETE, label="ok", filename=name))
+    body = ok(gui.delete(DELETE, label="ok", filename=other, refit="true"))
+    after = bank_of(settings)
+    assert set(after.row_patch[after.row_sample == after.metadata.sample_sha256.index(digest)]) == own
+    assert 0 < len(own) < PATCHES
+    assert body["samples_without_tokens"] == (0 if known else 1)
+    assert after.metadata.extra.get("own_shapes") == ({digest: roi} if known else None)
+
+
 def test_a_removal_that_cannot_be_committed_changes_nothing(
     gui: Gui, settings: Settings, extractor: HeldExtractor, make_client: MakeClient
 ) -> None:
@@ -349,6 +384,36 @@ def test_what_cannot_be_deleted_after_the_commit_fails_no_removal(gui: Gui, sett
     body = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
     assert (body["deleted"], body["refitted"], body["bank_generation"]) == (True, True, 2)
     assert len(names(gui)) == 3
+
+
+def test_a_dataset_that_cannot_be_listed_after_the_commit_fails_no_removal(
+    gui: Gui, settings: Settings
+) -> None:
+    ok(gui.fit(good(4)))
+    name = names(gui)[0]
+    (photograph,) = settings.data_root.rglob(name)
+    folder, kept = photograph.parent, photograph.parent.with_name("kept")
+    (path,) = settings.data_root.glob("recipes/*/*/*.npz")
+    log = path.with_name(path.name.replace(".npz", "_fit.log"))
+    log.unlink()
+    os.mkfifo(log)
+    answers: list[dict[str, Any]] = []
+    removal = threading.Thread(
+        target=lambda: answers.append(ok(gui.delete(DELETE, label="ok", filename=name, refit="true")))
+    )
+    removal.start()
+    # The commit's line, which waits for its reader, is written after the bank and before the photograph goes.
+    while removal.is_alive() and bank_of(settings).metadata.generation == 1:
+        time.sleep(0.005)
+    folder.rename(kept)
+    folder.symlink_to(folder)
+    log.read_bytes()
+    removal.join()
+    assert [(a["deleted"], a["refitted"], a["bank_generation"]) for a in answers] == [(False, True, 2)]
+    folder.unlink()
+    kept.rename(folder)
+    again = ok(gui.delete(DELETE, label="ok", filename=name, refit="true"))
+    assert (again["deleted"], again["refitted"]) == (True, False)
 
 
 def test_a_dataset_that_cannot_be_locked_keeps_its_photograph_and_its_bank(
@@ -408,6 +473,41 @@ def test_fits_that_are_overtaken_are_computed_again_on_top(
     fitting.join()
     assert digest not in bank_of(settings).metadata.sample_sha256
     assert answers["fitted"]["n_embeddings"] == (4 + 1 + 1 + 2) * PATCHES
+
+
+def test_a_photograph_that_enters_the_bank_while_it_is_removed_is_taken_out_of_it(
+    gui: Gui, settings: Settings
+) -> None:
+    ok(gui.fit(good(5)))
+    (path,) = settings.data_root.glob("recipes/*/*/*.npz")
+    holding = bank_of(settings)
+    ok(gui.fit(good(4)))
+    name, digest = names(gui)[4], holding.metadata.sample_sha256[4]
+    answers: list[dict[str, Any]] = []
+    removal = threading.Thread(
+        target=lambda: answers.append(ok(gui.delete(DELETE, label="ok", filename=name, refit="true")))
+    )
+    store = FileStore(settings.data_root)
+    with store.lock("recipe-default"):
+        removal.start()
+        # It has looked at a bank without the photograph once it waits for the lock that commits hold.
+        lock = str(settings.data_root / ".locks/recipe-default.lock")
+        while removal.is_alive() and _open_files().count(lock) < 2:
+            time.sleep(0.005)
+        third = replace(holding, metadata=replace(holding.metadata, generation=3))
+        store.write(str(path.relative_to(settings.data_root)), encode_bank(third))
+    removal.join()
+    assert [(a["deleted"], a["refitted"], a["bank_generation"]) for a in answers] == [(True, True, 4)]
+    assert digest not in bank_of(settings).metadata.sample_sha256
+    assert name not in names(gui)
+
+
+def _open_files() -> list[str]:
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return found
 
 
 def test_a_running_removal_is_shown(

@@ -35,7 +35,7 @@ def index_file(settings: Settings) -> Path:
 
 
 def metadata(settings: Settings) -> dict[str, Any]:
-    (path,) = (settings.data_root / "recipes").rglob("*.npz")
+    (path,) = settings.data_root.glob("recipes/*/*/*.npz")
     with np.load(path) as bank:
         content: dict[str, Any] = json.loads(str(bank["metadata"]))
     return content

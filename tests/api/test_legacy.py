@@ -56,6 +56,17 @@ def test_a_legacy_bank_is_shown_and_asked_only_where_its_backbone_is_named(
     assert after["source"] == "patchlight"
 
 
+def test_a_fit_replaces_a_legacy_bank_whatever_it_says_of_a_calibration(
+    make_client: MakeClient, settings: Settings
+) -> None:
+    place = settings.data_root / PLACES[0]
+    place.parent.mkdir(parents=True)
+    metadata = np.array(json.dumps({"calibration": "p99"}))
+    np.savez(place, emb=np.ones((2, 8), np.float32), token_h=8, token_w=8, metadata=metadata)
+    body = ok(Gui(make_client()).fit(good(3)))
+    assert (body["bank_generation"], body["recalibrated"]) == (1, False)
+
+
 def test_a_bank_of_another_backbone_is_409_with_the_remedy(
     make_client: MakeClient, settings: Settings
 ) -> None:

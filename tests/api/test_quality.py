@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from orchestrator.settings import Settings
 from orchestrator.storage.banks import decode_bank, encode_bank
 from tests.conftest import MakeClient
 from tests.fakes import PatchMeanExtractor
-from tests.gui import Gui, ok, refused
+from tests.gui import Gui, files_of, ok, refused
 from tests.pictures import bad, good, part, png
 
 pytestmark = pytest.mark.usefixtures("feature_backend")
@@ -178,6 +179,33 @@ def test_a_tiled_bank_judges_crops_of_other_sizes_on_their_own_grid(gui: Gui) ->
     assert larger["token_shape"][0] > grid[0]
     assert larger["token_shape"][1] > grid[1]
     assert ok(gui.infer(good(1, size=(60, 50))[0]))["token_shape"] == [8, 8]
+
+
+def test_an_addition_may_name_an_option_that_the_bank_has(gui: Gui) -> None:
+    ok(gui.fit(good(3), score_rule="max", **SMALL))
+    for number, named in enumerate(({"score_rule": "max"}, {"tile_px": "64"}, {"foreground": "false"})):
+        added = ok(gui.fit(good(1, start=50 + number), accumulate="true", **named))
+        assert (added["ok_added"], added["options"]["tile_overlap_px"]) == (1, 16)
+    answer = gui.fit(good(1, start=60), accumulate="true", score_rule="max", tile_px="80")
+    assert "score_rule" not in refused(answer, 409, "tile_px", "without accumulate")["detail"]
+
+
+def test_a_batch_of_photographs_in_windows_is_held_two_at_a_time(make_client: MakeClient) -> None:
+    extractor = PatchMeanExtractor()
+    gui = Gui(make_client(extractor=extractor))
+    plain = Gui(gui.client, roi="plain")
+    ok(gui.fit(good(3), score_rule="max", **SMALL))
+    ok(plain.fit(good(3), score_rule="max"))
+    images = [*good(4, start=20), *bad(3), b"no image"]
+    alone = [ok(g.infer(i))["score"] for i in images[:-1] for g in (gui, plain)]
+    extractor.calls.clear()
+    rois = ["inspection-1", "plain"] * len(images)
+    targets = json.dumps([{"role_id": "Inspection", "roi_id": roi} for roi in rois])
+    sent = files_of([i for i in images for _ in range(2)])
+    body = ok(gui.client.request("POST", "/predict/batch", files=sent, data={"targets": targets}))
+    # Two batches of 8, half of them in 6 windows each; the plain ones together.
+    assert sorted(extractor.calls) == [3, 4, 6, 12, 12, 12]
+    assert [item["score"] for item in body["results"][:-2]] == alone
 
 
 def test_crops_of_several_sizes_make_no_tiled_bank(gui: Gui) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.memory_options import MemoryOptions, Tiling, choose_options, read_options
+from orchestrator.domain.memory_options import (
+    AskedOptions,
+    MemoryOptions,
+    Tiling,
+    choose_options,
+    read_options,
+)
 from orchestrator.errors import BankOptionsUnknown, InvalidInput
 
 TILED = MemoryOptions(augmentation="flips", foreground=True, tiling=Tiling(512, 64), score_rule="max")
@@ -78,3 +84,20 @@ def test_options_of_another_release_are_named_with_the_remedy(change: dict[str, 
     (name,) = change
     with pytest.raises(BankOptionsUnknown, match=rf"{name}.*fit_ok"):
         read_options({**asdict(MemoryOptions()), **change})
+
+
+def test_only_what_is_asked_for_can_contradict_a_bank() -> None:
+    bank = MemoryOptions(tiling=Tiling(512, 64), score_rule="max")
+    for asked in (
+        AskedOptions(),
+        AskedOptions(score_rule="max", foreground=False),
+        AskedOptions(tile_px=512),
+    ):
+        assert asked.against(bank) == ()
+    assert AskedOptions("flips", tile_px=0, tile_overlap_px=64).against(bank) == ("augmentation", "tile_px")
+    assert AskedOptions(foreground=True, tile_overlap_px=128).against(bank) == (
+        "foreground",
+        "tile_overlap_px",
+    )
+    assert AskedOptions(tile_px=0, tile_overlap_px=0).against(MemoryOptions()) == ()
+    assert AskedOptions(tile_px=64).against(MemoryOptions()) == ("tile_px",)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.letterbox import Letterbox
+from orchestrator.errors import NotEnoughSamples
 from orchestrator.patchcore.coreset import select_coreset
 from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
 from orchestrator.patchcore.neighbors import nearest
@@ -177,6 +179,24 @@ def test_rows_of_photographs_that_nobody_has_any_more_stay_as_they_are() -> None
     assert is_true(loaded(left), [lost, *known])
     nobody = without(bank, gone.sha256, {}, Work())
     assert np.array_equal(nobody.embeddings, bank.record.embeddings[bank.record.row_sample != 1])
+
+
+def test_a_removal_that_would_leave_no_row_is_refused() -> None:
+    samples = photographs(3, 2)
+    whole = fitted(samples)
+    only = whole.record.row_sample == 2
+    bank = loaded(
+        replace(
+            whole.record,
+            embeddings=whole.record.embeddings[only],
+            row_sample=whole.record.row_sample[only],
+            row_patch=whole.record.row_patch[only],
+        )
+    )
+    with pytest.raises(NotEnoughSamples, match=r"nothing would be left\. Upload"):
+        without(bank, samples[2].sha256, {}, Work())
+    # A photograph that has no row itself takes none with it.
+    assert len(without(bank, samples[0].sha256, {}, Work()).embeddings) == only.sum()
 
 
 def test_a_photograph_that_held_every_row_leaves_a_bank_of_the_others() -> None:

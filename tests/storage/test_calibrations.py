@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from orchestrator.domain.calibration import Calibration, Costs, FalseReject, Recall, Rule, ThresholdInterval
 from orchestrator.domain.identity import Target
@@ -24,6 +27,14 @@ def test_a_calibration_of_an_earlier_release_keeps_its_meaning() -> None:
     assert (calibration.threshold, calibration.rule) == (0.5, Rule())
     assert (calibration.recall, calibration.threshold_interval, calibration.costs) == (None, None, None)
     assert calibration.independent_ok_scores == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["p99", [1, 2], 0.5, {}, {"false_reject": "p99"}, json.loads(WRITTEN_BEFORE) | {"costs": [1]}],
+)
+def test_what_another_server_left_is_no_calibration(foreign: Any) -> None:
+    assert decode_calibration(foreign) is None
 
 
 def test_a_calibration_is_read_back_as_written(tmp_path: Path) -> None:

@@ -35,6 +35,20 @@ def leftovers(store: FileStore) -> list[str]:
     return sorted(p.name for p in store.root.rglob("*") if p.is_file())
 
 
+def test_a_moved_artifact_replaces_what_bore_the_name(store: FileStore) -> None:
+    store.write("a/next", b"new")
+    store.write("a/now", b"old")
+    with full_disk_beyond(0):
+        store.move("a/next", "a/now")
+    assert (store.read("a/now"), leftovers(store)) == (b"new", ["now"])
+    with pytest.raises(NotFound):
+        store.move("a/next", "a/now")
+    (store.root / "a/folder").mkdir()
+    with pytest.raises(StoreUnavailable):
+        store.move("a/now", "a/folder")
+    assert store.read("a/now") == b"new"
+
+
 def test_a_write_is_read_back_and_replaced_whole(store: FileStore) -> None:
     store.write("a/b/c.bin", b"one")
     first = store.etag("a/b/c.bin")

@@ -117,6 +117,17 @@ def test_a_forgotten_photograph_is_gone_for_every_backbone_and_view(
     assert [p.name[0] for p in files(tmp_path)] == ["b"]
 
 
+def test_a_cache_that_cannot_be_listed_fails_no_one_who_forgets(store: TokenStore, tmp_path: Path) -> None:
+    store.keep(key("a"), ENTRY)
+    (entry,) = files(tmp_path)
+    # A folder whose link leads to itself cannot be listed.
+    entry.unlink()
+    entry.parent.rmdir()
+    entry.parent.parent.rmdir()
+    entry.parent.parent.symlink_to(entry.parent.parent)
+    store.forget("a" * 64)
+
+
 def _churn(root: str, names: str) -> None:
     store = TokenStore(FileStore(Path(root)), 20_000)
     for name in names * 10:

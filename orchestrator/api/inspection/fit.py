@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form
@@ -13,7 +14,7 @@ from orchestrator.api.inspection.schemas.shared import SampleRef
 from orchestrator.api.openapi import problems
 from orchestrator.api.wire import Call, current_call, current_runtime, read_images
 from orchestrator.domain.identity import Part
-from orchestrator.domain.memory_options import choose_options
+from orchestrator.domain.memory_options import AskedOptions, choose_options
 from orchestrator.domain.samples import Label, StoredSample, sidecar_name
 from orchestrator.features.base import Priority
 from orchestrator.runtime import Runtime
@@ -59,16 +60,9 @@ async def fit_ok(
     scale = forms.scale(mm_per_px)
     shape = shape or None
     call.note(operator_id=operator_id, notes=notes)
-    options = choose_options(
-        runtime.settings.memory_options,
-        augmentation=augmentation,
-        foreground=foreground,
-        tile_px=tile_px,
-        tile_overlap_px=tile_overlap_px,
-        score_rule=score_rule,
-    )
+    asked = AskedOptions(augmentation, foreground, tile_px, tile_overlap_px, score_rule)
+    options = choose_options(runtime.settings.memory_options, **asdict(asked))
     posted = await read_images(forms.uploads(images, images_brackets), runtime, shape)
-    asked = (augmentation, foreground, tile_px, tile_overlap_px, score_rule)
     service = runtime.accumulator if accumulate else runtime.fitter
     result = await service.fit(
         FitRequest(
@@ -81,7 +75,7 @@ async def fit_ok(
             operator_id,
             notes,
             options,
-            options_given=any(value is not None for value in asked),
+            asked,
         ),
         call.context(runtime.settings.fit_timeout_s, Priority.FIT),
     )
