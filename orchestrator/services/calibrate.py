@@ -245,7 +245,8 @@ class Calibrator:
             return [at_hand[s.sha256] for s in samples]
 
         held_in, held_off = embedded(inside), embedded(outside)
-        groups = await self._embedder.pool.run_fit(groups_of, [*held_in, *held_off])
+        pool = self._embedder.pool
+        groups = await pool.run_fit(groups_of, [*held_in, *held_off], pool.keep_going)
         splits, apart = plan_folds(held_in, held_off, groups) if held_in else ([], held_off)
         scores = await self._fold_scores(splits, record, search, recipe)
         if apart:

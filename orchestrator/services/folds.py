@@ -105,6 +105,8 @@ def score_fold(
     return {s.sha256: score_held_out(bank, s, scoring, percentile) for s in split.held_out}
 
 
-def groups_of(photographs: Sequence[Embedded]) -> IndexArray:
-    """Number the groups of near-duplicates: (n,) int64."""
-    return near_duplicate_groups([p.tokens for p in photographs], [p.patches for p in photographs])
+def groups_of(
+    photographs: Sequence[Embedded], progress: Callable[[float], None] | None = None
+) -> IndexArray:
+    """Number the groups of near-duplicates: (n,) int64. progress: called with the share that is compared."""
+    return near_duplicate_groups([p.tokens for p in photographs], [p.patches for p in photographs], progress)
