@@ -40,7 +40,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class FalseReject:
-    """The false-reject rate to expect at a threshold, and its upper bound at `confidence`."""
+    """The false-reject rate to expect at a threshold, and its upper bound at `confidence`.
+
+    upper_bound: of the lowest threshold that the rule fixes before NG scores move it; it holds for the one chosen too.
+    """
 
     expected: float
     upper_bound: float
