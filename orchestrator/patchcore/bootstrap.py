@@ -33,8 +33,8 @@ def threshold_interval(
     """Choose the threshold again for resampled images, and give the middle share `rule.confidence` of the results.
 
     ok, ng: finite; one OK score at least. OK and NG images are resampled apart. groups: aligned with ok, which scores
-    are of near-duplicates, for the published rule: a group is drawn as a whole. Empty: every score stands alone. Where costs decide, and where there are groups, images are drawn one by one, fewer times for very many
-    of them.
+    are of near-duplicates, for the published rule: a group is drawn as a whole. Empty: every score stands alone. Where
+    costs decide, and where there are groups, images are drawn one by one, fewer times for very many of them.
 
     Source of drawing groups whole: Davison & Hinkley 1997, "Bootstrap Methods and their Application", 3.8.
     """

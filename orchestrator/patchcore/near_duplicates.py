@@ -28,7 +28,7 @@ bursts of equal length hold half of all pairs, one of nine tenths of the photogr
 # Root mean square distances below this are the rounding of float16 tokens.
 _ROUNDING = 1e-3
 # Of rows compared at once, float32: all photographs' at a few patches.
-_BLOCK_VALUES = 1 << 22
+_BLOCK_VALUES = 1 << 20
 
 
 def near_duplicate_groups(
