@@ -212,11 +212,11 @@ def expected_cost(
     return prevalence * escape * escapes + (1 - prevalence) * reject * rejects
 
 
-def near_groups(rows: Sequence[NDArray[np.float32]], share: float) -> list[int]:
+def near_groups(rows: Sequence[NDArray[np.float32]], share: float, quantile: float) -> list[int]:
     """Join whoever is near, pair by pair, over and over. rows: (N, D) unit rows of each photograph."""
     n = len(rows)
     distance = {(a, b): float(np.linalg.norm(rows[a] - rows[b])) for a in range(n) for b in range(a + 1, n)}
-    limit = share * float(np.median(list(distance.values())))
+    limit = share * float(np.quantile(list(distance.values()), quantile))
     group = list(range(n))
     for (a, b), apart in distance.items():
         if apart <= limit:

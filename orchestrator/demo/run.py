@@ -28,8 +28,8 @@ from orchestrator.features.base import CallContext, Priority
 from orchestrator.features.preprocess import ImageLimits, decode_image
 from orchestrator.patchcore.masks import rasterise
 from orchestrator.runtime import Runtime
-from orchestrator.services.calibrate import Recipe
 from orchestrator.services.embed import Photograph as Posted
+from orchestrator.services.evidence import Recipe
 from orchestrator.services.fit import FitRequest, FitResult
 from orchestrator.services.verdict import Inspection, Verdict
 

@@ -40,7 +40,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class FalseReject:
-    """The false-reject rate to expect at a threshold, and its upper bound at `confidence`."""
+    """The false-reject rate to expect at a threshold, and its upper bound at `confidence`.
+
+    upper_bound: of the lowest threshold that the rule fixes before NG scores move it; it holds for the one chosen too.
+    """
 
     expected: float
     upper_bound: float
@@ -79,7 +82,8 @@ class Calibration:
     samples' own, as the client wrote it. index_sha256: of the index that the scores came through, None where every row
     was compared: a threshold holds for that index alone. max_false_reject_rate, costs: of the rule. recall: None
     without NG scores. ok_groups: which near-duplicates an OK score belongs with, aligned with ok_scores; empty where
-    each stands alone.
+    each stands alone. distance, blur_sigma: what the scores were measured with, and for which alone a threshold holds;
+    None where an earlier release did not say.
     """
 
     bank_generation: int
@@ -108,6 +112,8 @@ class Calibration:
     threshold_interval: ThresholdInterval | None = None
     recall: Recall | None = None
     ok_groups: tuple[int, ...] = ()
+    distance: str | None = None
+    blur_sigma: float | None = None
 
     @property
     def rule(self) -> Rule:
@@ -119,6 +125,10 @@ class Calibration:
             self.false_reject.confidence,
             self.costs,
         )
+
+    def is_scored_by(self, distance: str, blur_sigma: float) -> bool:
+        """Tell whether its scores compare with those of a deployment."""
+        return self.distance in (None, distance) and self.blur_sigma in (None, blur_sigma)
 
     @property
     def independent_ok_scores(self) -> tuple[float, ...]:

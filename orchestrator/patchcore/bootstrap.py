@@ -27,32 +27,38 @@ _MOST_DRAWS = 2_000_000
 Floats = NDArray[np.float64]
 
 
-def threshold_interval(ok: Sequence[float], ng: Sequence[float], rule: Rule) -> ThresholdInterval:
+def threshold_interval(
+    ok: Sequence[float], ng: Sequence[float], rule: Rule, groups: Sequence[int] = ()
+) -> ThresholdInterval:
     """Choose the threshold again for resampled images, and give the middle share `rule.confidence` of the results.
 
-    ok, ng: finite; one OK score at least. OK and NG images are resampled apart. Where costs decide, images are drawn
-    one by one, fewer times for very many of them.
+    ok, ng: finite; one OK score at least. OK and NG images are resampled apart. groups: aligned with ok, which scores
+    are of near-duplicates, for the published rule: a group is drawn as a whole. Empty: every score stands alone. Where
+    costs decide, and where there are groups, images are drawn one by one, fewer times for very many of them.
+
+    Source of drawing groups whole: Davison & Hinkley 1997, "Bootstrap Methods and their Application", 3.8.
     """
     rng = np.random.default_rng(SEED)
     good, bad = np.sort(np.asarray(ok, np.float64)), np.sort(np.asarray(ng, np.float64))
     if rule.method == "percentile":
-        thresholds = _published(good, bad, rule.score_percentile, rng)
+        percentile = rule.score_percentile
+        own = _percentile(good, percentile, rng) if not groups else _of_groups(ok, groups, percentile, rng)
+        thresholds = _published(own, bad, rng)
     elif rule.costs is None or bad.size == 0:
         allowed = rejects_allowed(good.size, rule.max_false_reject_rate, rule.confidence)
         thresholds = _order_statistic(good, good.size - max(allowed, 1) + 1, rng)
     else:
-        draws = min(RESAMPLES, max(_FEWEST, _MOST_DRAWS // (good.size + bad.size)))
+        draws = _draws(good.size + bad.size)
         thresholds = np.array([_by_cost(_drawn(good, rng), _drawn(bad, rng), rule) for _ in range(draws)])
     tail = (1 - rule.confidence) / 2
     low, high = np.quantile(thresholds, [tail, 1 - tail])
     return ThresholdInterval(float(low), float(high), rule.confidence, thresholds.size, SEED)
 
 
-def _published(good: Floats, bad: Floats, percentile: float, rng: np.random.Generator) -> Floats:
-    a = _percentile(good, percentile, rng)
+def _published(a: Floats, bad: Floats, rng: np.random.Generator) -> Floats:
     if bad.size == 0:
         return a
-    b = _percentile(bad, NG_PERCENTILE, rng)
+    b = _percentile(bad, NG_PERCENTILE, rng)[: a.size]
     return np.where(b > a, (a + b) / 2, OVERLAP_FACTOR * a)
 
 
@@ -69,6 +75,25 @@ def _percentile(values: Floats, percentile: float, rng: np.random.Generator) -> 
     upper = _at(values, u + (1 - u) * rng.beta(1, n - rank, RESAMPLES))
     mixed: Floats = lower + (place - int(place)) * (upper - lower)
     return mixed
+
+
+def _of_groups(
+    scores: Sequence[float], groups: Sequence[int], percentile: float, rng: np.random.Generator
+) -> Floats:
+    values = np.asarray(scores, np.float64)
+    rising = np.argsort(values)
+    _, group = np.unique(groups, return_inverse=True)
+    values, group = values[rising], group[rising]
+    count = int(group.max()) + 1
+    drawn = []
+    for _ in range(_draws(values.size)):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        drawn.append(np.percentile(np.repeat(values, times[group]), percentile))
+    return np.array(drawn)
+
+
+def _draws(images: int) -> int:
+    return min(RESAMPLES, max(_FEWEST, _MOST_DRAWS // images))
 
 
 def _order_statistic(values: Floats, rank: int, rng: np.random.Generator) -> Floats:

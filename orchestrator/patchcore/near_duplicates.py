@@ -6,59 +6,73 @@ Knows patch tokens only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import sparse
 
 from orchestrator.domain.arrays import FloatArray, HalfArray, IndexArray, MaskArray
 from orchestrator.errors import InvalidInput
 from orchestrator.patchcore.memory_bank import l2_normalise
 
-NEAR = 1 / 3
-"""Share of the typical distance. Measured with a ResNet-18's tokens on four sets of real parts, 30 photographs each:
-different parts lie at 0.47 or more (but for one pair at 0.32 that looks like one part), JPEG copies of quality 90 at
-0.10-0.31, copies with noise of 2 grey levels at 0.10-0.36, 3 % brighter ones at 0.05-0.07, copies shifted by a pixel
-at 0.15-0.47: what moved on the belt between two frames may count as another part."""
+NEAR = 0.3
+"""Share of the scale. Measured with a ResNet-18's tokens on four sets of real parts: different parts lie at 0.4 or more
+(but for the pairs of two sets that look like one part), copies at about 0.85 of what follows, which is their share of
+the median: JPEG of quality 90 at 0.10-0.31, noise of 2 grey levels at 0.10-0.36, 3 % brighter at 0.05-0.07, shifted by
+a pixel at 0.15-0.47: what moved on the belt between two frames may count as another part."""
 
-CELLS = 4
-SEED = 0
-_TYPICAL_PAIRS = 64
-_BLOCK = 256
+SCALE_QUANTILE = 0.9
+"""Of all pairs' distances. Pairs within bursts would pull a median down to themselves, so that none were near: two
+bursts of equal length hold half of all pairs, one of nine tenths of the photographs four fifths."""
+
+# Root mean square distances below this are the rounding of float16 tokens.
+_ROUNDING = 1e-3
+# Of rows compared at once, float32: all photographs' at a few patches.
+_BLOCK_VALUES = 1 << 20
 
 
 def near_duplicate_groups(
-    tokens: Sequence[HalfArray | FloatArray], patches: Sequence[MaskArray]
+    tokens: Sequence[HalfArray | FloatArray],
+    patches: Sequence[MaskArray],
+    progress: Callable[[float], None] | None = None,
 ) -> IndexArray:
     """Give each of n photographs the number of its group: (n,) int64, numbered by first appearance.
 
-    tokens: (N, D) each, row-major over the grid. patches: (R, C) bool each, those that count. Two photographs belong
-    together where the root mean square distance of their normalised tokens, patch by patch, is at most NEAR of the
-    median over pairs (of 64 drawn ones where there are more), and so do those between which a chain of such pairs
-    leads. Relative to the median, because distances depend on backbone and part; so a set that is one single part
-    shot again and again has no near-duplicates in it, and fewer than three photographs have none at all.
+    tokens: (N, D) each, row-major over the grid. patches: (R, C) bool each, those that count. progress: called with the
+    share that is done; what it raises ends the work. Two photographs belong together where the root mean square
+    distance of their normalised tokens, patch by patch, is at most NEAR of a scale, and so do those between which a
+    chain of such pairs leads. A patch that counts in one of the two only has the distance 1. Grids of different shapes
+    are never near.
 
-    All pairs are compared by means over CELLS x CELLS cells first. A mean's distance is never above that of what it
-    is the mean of, so what this dismisses is not near; only the rest is compared patch by patch.
+    The scale is the SCALE_QUANTILE of all pairs' distances, because distances depend on backbone and part; so a set
+    that is one single part shot again and again has no near-duplicates in it, and fewer than three photographs have
+    none at all.
     """
     n = len(tokens)
-    group: IndexArray = np.arange(n, dtype=np.int64)
     if n < 3:
-        return group
-    first, second = np.triu_indices(n, 1)
-    if first.size > _TYPICAL_PAIRS:
-        drawn = np.random.default_rng(SEED).choice(first.size, _TYPICAL_PAIRS, replace=False)
-        first, second = first[drawn], second[drawn]
+        return np.arange(n, dtype=np.int64)
+    shapes = [p.shape for p in patches]
+    kinds = [np.array([i for i, own in enumerate(shapes) if own == shape]) for shape in dict.fromkeys(shapes)]
+    compared = [k for k in kinds if len(k) > 1]
+    distances = list[FloatArray]()
+    for done, kind in enumerate(compared):
 
-    def squared(a: int, b: int) -> float:
-        difference = _rows(tokens[a], patches[a]) - _rows(tokens[b], patches[b])
-        return float(np.einsum("nd,nd->", difference, difference))
+        def on_block(share: float, done: int = done) -> None:
+            if progress is not None:
+                progress((done + share) / len(compared))
 
-    typical = float(np.median([squared(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]))
-    limit = NEAR**2 * typical
-    for a, b in _candidates([_pooled(t, p) for t, p in zip(tokens, patches, strict=True)], limit):
-        if group[a] != group[b] and squared(a, b) <= limit:
-            group[group == max(group[a], group[b])] = min(group[a], group[b])
-    numbered: IndexArray = np.unique(group, return_inverse=True)[1].astype(np.int64)
+        distances.append(_distances([tokens[i] for i in kind], [patches[i] for i in kind], on_block))
+    pairs = np.concatenate([np.zeros(0, np.float32), *(d[np.triu_indices(len(d), 1)] for d in distances)])
+    pairs = pairs[np.isfinite(pairs)]
+    if pairs.size == 0:
+        return np.arange(n, dtype=np.int64)
+    limit = max(NEAR * float(np.quantile(pairs, SCALE_QUANTILE)), _ROUNDING)
+    near = [np.argwhere(np.triu(d <= limit, 1)) for d in distances]
+    joined = np.concatenate([kind[ends] for kind, ends in zip(compared, near, strict=True)])
+    graph = sparse.coo_array((np.ones(len(joined), np.bool_), (joined[:, 0], joined[:, 1])), shape=(n, n))
+    _, label = sparse.csgraph.connected_components(graph, directed=False)
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    numbered: IndexArray = np.argsort(np.argsort(first)).astype(np.int64)[inverse]
     return numbered
 
 
@@ -85,32 +99,34 @@ def fold_of_groups(groups: IndexArray, k: int, *, seed: int) -> IndexArray:
     return folds
 
 
-def _rows(tokens: HalfArray | FloatArray, patches: MaskArray) -> FloatArray:
-    """Normalise the tokens, zeros where a patch does not count: (N, D) float32."""
-    rows = l2_normalise(tokens)
-    rows[~patches.reshape(-1)] = 0
-    return rows
+def _distances(
+    tokens: Sequence[HalfArray | FloatArray],
+    patches: Sequence[MaskArray],
+    progress: Callable[[float], None],
+) -> FloatArray:
+    """Give all pairs' root mean square distance over the patches that count in either: (n, n) float32.
 
-
-def _pooled(tokens: HalfArray | FloatArray, patches: MaskArray) -> FloatArray:
-    """Sum the rows of each cell over the root of their number: |a - b|^2 of two is at most that of their rows."""
-    height, width = patches.shape
-    grid = _rows(tokens, patches).reshape(height, width, -1)
-    down, across = (np.unique(np.arange(CELLS) * side // CELLS) for side in (height, width))
-    cells = np.add.reduceat(np.add.reduceat(grid, down, axis=0), across, axis=1)
-    counts = np.outer(np.diff([*down, height]), np.diff([*across, width]))
-    return np.asarray(cells / np.sqrt(counts)[:, :, None], dtype=np.float32).reshape(-1)
-
-
-def _candidates(pooled: Sequence[FloatArray], limit: float) -> list[tuple[int, int]]:
-    stacked = np.stack(pooled)
-    norms = np.einsum("nd,nd->n", stacked, stacked)
-    # The products' rounding must not dismiss a pair.
-    slack = 1e-5 * float(norms.max())
-    pairs: list[tuple[int, int]] = []
-    for low in range(0, len(stacked), _BLOCK):
-        block = stacked[low : low + _BLOCK]
-        squared = norms[low : low + _BLOCK, None] + norms[None, low:] - 2 * (block @ stacked[low:].T)
-        near = np.argwhere(np.triu(squared <= limit + slack, 1))
-        pairs += [(low + int(a), low + int(b)) for a, b in near]
-    return pairs
+    One product a block of patches, all photographs at once: every token is normalised once, and none is kept. Without
+    any such patch a pair is infinitely far apart.
+    """
+    n, dim = len(tokens), tokens[0].shape[1]
+    counted = np.stack([p.reshape(-1) for p in patches])
+    step = max(1, _BLOCK_VALUES // (n * dim))
+    products = np.zeros((n, n), dtype=np.float32)
+    for low in range(0, counted.shape[1], step):
+        block: FloatArray = np.stack([t[low : low + step].astype(np.float32) for t in tokens])
+        rows = l2_normalise(block.reshape(-1, dim)).reshape(block.shape)
+        rows[~counted[:, low : low + step]] = 0
+        # Distances stay, and the products get small, so that float32 suffices.
+        rows -= rows.mean(axis=0)
+        flat = rows.reshape(n, -1)
+        products += flat @ flat.T
+        progress(min(1.0, (low + step) / counted.shape[1]))
+    norms = np.diagonal(products)
+    squared = np.maximum(norms[:, None] + norms[None, :] - 2 * products, 0)
+    own = counted.astype(np.float32)
+    sizes = own.sum(axis=1)
+    either = sizes[:, None] + sizes[None, :] - own @ own.T
+    squared[either == 0] = np.inf
+    distances: FloatArray = np.sqrt(squared / np.maximum(either, 1))
+    return distances

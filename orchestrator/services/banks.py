@@ -135,7 +135,7 @@ class Banks:
         return bank is None or self._bound(target, bank) is None
 
     def of_generation(self, target: Target, bank: LoadedBank) -> Calibration | None:
-        """Give the calibration of this bank generation, also one that lost its index and is stale."""
+        """Give the calibration of this bank generation, also one that lost its index or its distance and is stale."""
         metadata = bank.record.metadata
         candidates = (
             self._calibrations.read(target),
@@ -147,7 +147,12 @@ class Banks:
 
     def _bound(self, target: Target, bank: LoadedBank) -> Calibration | None:
         found = self.of_generation(target, bank)
-        return found if found is not None and found.index_sha256 == bank.search.index_sha256 else None
+        if found is None or found.index_sha256 != bank.search.index_sha256:
+            return None
+        return found if self._compares(found) else None
+
+    def _compares(self, calibration: Calibration) -> bool:
+        return calibration.is_scored_by(self._scoring.distance, self._scoring.blur_sigma)
 
     def _has_its_index(self, target: Target, bank: LoadedBank) -> bool:
         # On every request, as the bank itself: a process must not go on with an index that others have lost.
@@ -201,7 +206,7 @@ class Banks:
         ours = decode_calibration(content)
         if ours is not None:
             # Calibrated here since; a legacy bank is of generation 0.
-            return ours if ours.bank_generation == 0 and ours.threshold > 0 else None
+            return ours if ours.bank_generation == 0 and ours.threshold > 0 and self._compares(ours) else None
         threshold = (content or {}).get("threshold")
         if (
             not isinstance(threshold, int | float)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
 from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
-from orchestrator.domain.calibration import Calibration, Costs, Method, Rule
+from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.samples import LABELS
 from orchestrator.errors import NotEnoughSamples
 from orchestrator.features.base import CallContext
 from orchestrator.patchcore.search import NeighborSearch
-from orchestrator.patchcore.thresholds import choose
 from orchestrator.services.backbones import Backbones
 from orchestrator.services.banks import Banks, LoadedBank, check_grid
 from orchestrator.services.commit import Committer
 from orchestrator.services.embed import Embedded, Embedder, RawShape
+from orchestrator.services.evidence import Evidence, Recipe
 from orchestrator.services.folds import groups_of, plan_folds, score_fold
 from orchestrator.services.held_out import ClientScore, MemberBank, OutOfSampleScore, Split, score_held_out
 from orchestrator.services.samples import ReadSample, SampleReader
@@ -31,86 +29,6 @@ from orchestrator.services.tokens import SampleTokens
 from orchestrator.services.turns import Turns
 
 MIN_OK = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a threshold is to be chosen.
-
-    score_percentile: (0, 100]; the rest of the rule defaults to the published one. shape: ROI that stands above the
-    samples' own.
-    """
-
-    score_percentile: float
-    area_mm2_thr: float
-    mm_per_px: float
-    operator_id: str | None = None
-    notes: str | None = None
-    shape: RawShape = None
-    method: Method = "percentile"
-    max_false_reject_rate: float = 0.05
-    confidence: float = 0.95
-    costs: Costs | None = None
-
-    @property
-    def rule(self) -> Rule:
-        """The part of it that concerns scores."""
-        return Rule(
-            self.method, self.score_percentile, self.max_false_reject_rate, self.confidence, self.costs
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Scores and how to choose from them; becomes a calibration once the bank's generation is known.
-
-    index_sha256: of the index that the scores came through. ok_groups: which near-duplicates an OK score belongs with,
-    aligned with ok_scores; empty where nobody looked.
-    """
-
-    recipe: Recipe
-    fingerprint: str | None
-    ok_scores: Sequence[OutOfSampleScore] | Sequence[ClientScore]
-    ng_scores: Sequence[float]
-    index_sha256: str | None = None
-    ok_groups: Sequence[int] = ()
-
-    def at(self, generation: int) -> Calibration:
-        """Choose the threshold for a bank generation. It resamples: not on the event loop, not under a lock.
-
-        Raises NotEnoughSamples, InvalidInput.
-        """
-        rule = self.recipe.rule
-        choice = choose(self.ok_scores, self.ng_scores, rule, self.ok_groups)
-        summary = choice.summary
-        return Calibration(
-            bank_generation=generation,
-            fingerprint=self.fingerprint,
-            method=rule.method,
-            threshold=summary.threshold,
-            score_percentile=self.recipe.score_percentile,
-            area_mm2_thr=self.recipe.area_mm2_thr,
-            mm_per_px=self.recipe.mm_per_px,
-            ok_mean=summary.ok_mean,
-            ng_mean=summary.ng_mean,
-            p99_ok=summary.percentile_ok,
-            p5_ng=summary.p5_ng,
-            samples_ok=summary.samples_ok,
-            samples_ng=summary.samples_ng,
-            calibrated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            false_reject=choice.false_reject,
-            ok_scores=choice.ok_scores,
-            ng_scores=choice.ng_scores,
-            operator_id=self.recipe.operator_id,
-            notes=self.recipe.notes,
-            shape=self.recipe.shape,
-            index_sha256=self.index_sha256,
-            max_false_reject_rate=rule.max_false_reject_rate,
-            costs=rule.costs,
-            threshold_interval=choice.interval,
-            recall=choice.recall,
-            ok_groups=tuple(self.ok_groups),
-        )
 
 
 class Calibrator:
@@ -151,9 +69,8 @@ class Calibrator:
         """
         bank = await asyncio.to_thread(self._banks.load, target)
         measured = [ClientScore(score) for score in ok_scores]
-        evidence = Evidence(
-            recipe, bank.record.metadata.fingerprint, measured, ng_scores, bank.search.index_sha256
-        )
+        fingerprint, index = bank.record.metadata.fingerprint, bank.search.index_sha256
+        evidence = Evidence(recipe, fingerprint, self._scoring, measured, ng_scores, index)
         calibration = await asyncio.to_thread(evidence.at, bank.generation)
         await asyncio.to_thread(self._committer.calibrate, target, calibration, mm_per_px)
         return calibration
@@ -170,9 +87,7 @@ class Calibrator:
 
         Raises MemoryNotFitted, NotEnoughSamples, BackboneMismatch, Overloaded, and what the extractor raises.
         """
-        bank: LoadedBank = await asyncio.to_thread(self._banks.load, target)
-        spec = await asyncio.to_thread(self._backbones.for_bank, bank.record)
-        check_grid(bank, spec.grid)
+        await asyncio.to_thread(self._current, target)
         n_ok, n_ng = await asyncio.to_thread(
             lambda: [len(self._reader.names(target.part, label)) for label in LABELS]
         )
@@ -185,12 +100,23 @@ class Calibrator:
                 "No NG samples available for calibration; upload some, or send require_ng=false."
             )
         async with self._turns.take():
+            # Again: a fit may have committed while this one waited.
+            bank, spec = await asyncio.to_thread(self._current, target)
             evidence = await self.evidence(target, bank.record, bank.search, spec, recipe, context)
         if evidence is None:
-            raise NotEnoughSamples(f"No valid OK samples for calibration: need at least {MIN_OK}.")
+            raise NotEnoughSamples(
+                f"No valid OK samples for calibration: need at least {MIN_OK} that are not held by the memory bank "
+                "alone, nor are copies of what it holds; upload other OK photographs."
+            )
         calibration = await asyncio.to_thread(evidence.at, bank.generation)
         await asyncio.to_thread(self._committer.calibrate, target, calibration, None)
         return calibration
+
+    def _current(self, target: Target) -> tuple[LoadedBank, BackboneSpec]:
+        bank = self._banks.load(target)
+        spec = self._backbones.for_bank(bank.record)
+        check_grid(bank, spec.grid)
+        return bank, spec
 
     async def evidence(
         self,
@@ -205,7 +131,10 @@ class Calibrator:
         known: Mapping[str, tuple[RawShape, Embedded]] | None = None,
         leaving: str | None = None,
     ) -> Evidence | None:
-        """Score the stored samples out of sample; None where too few OK ones are stored.
+        """Score the stored samples out of sample; None where too few OK ones can be.
+
+        One that the bank holds, or that is a near-duplicate of one it holds, has no score where no bank without them
+        can be built.
 
         search: of that bank; what is held out of it is scored through the same kind of index. pending: OK samples that
         are stored in the same commit as the bank. known: tokens at hand already, by digest, with the ROI that they were
@@ -219,10 +148,9 @@ class Calibrator:
         # A bank that does not know what it holds, as a legacy one, may hold any of them.
         inside = [s for s in ok if s.sha256 in digests or not digests]
         outside = [s for s in ok if not (s.sha256 in digests or not digests)]
-        if len(inside) == 1:
-            # One sample of the bank alone can't be held out of it.
-            inside = []
-        if len(inside) + len(outside) < MIN_OK:
+        # One sample of the bank alone can't be held out of it, but tells its near-duplicates.
+        scorable = len(outside) + (len(inside) if len(inside) > 1 else 0)
+        if scorable < MIN_OK:
             return None
         ng = _unique(await asyncio.to_thread(lambda: list(self._reader.all(target.part, "ng", wanted))))
         at_hand = {
@@ -234,7 +162,7 @@ class Calibrator:
         members = [s for s in inside if s.sha256 not in at_hand]
         missing = [s for s in outside if s.sha256 not in at_hand]
         viewed = await self._tokens.embed(
-            [s.photograph for s in members], spec, context, options=options, for_bank=True
+            [s.photograph for s in members], spec, context, options=options, for_bank=len(inside) > 1
         )
         tokens = await self._tokens.embed(
             [s.photograph for s in [*missing, *ng]], spec, context, options=options
@@ -245,8 +173,9 @@ class Calibrator:
             return [at_hand[s.sha256] for s in samples]
 
         held_in, held_off = embedded(inside), embedded(outside)
-        groups = await self._embedder.pool.run_fit(groups_of, [*held_in, *held_off])
-        splits, apart = plan_folds(held_in, held_off, groups) if held_in else ([], held_off)
+        pool = self._embedder.pool
+        groups = await pool.run_fit(groups_of, [*held_in, *held_off], pool.keep_going)
+        splits, apart = plan_folds(held_in, held_off, groups)
         scores = await self._fold_scores(splits, record, search, recipe)
         if apart:
             bank = MemberBank.stored(record, search)
@@ -255,10 +184,20 @@ class Calibrator:
             )
         score = functools.partial(_scores, search, self._scoring, recipe.score_percentile, record)
         ng_scores = await self._embedder.pool.run_fit(score, tokens[len(missing) :])
-        ok_scores = [scores[s.sha256] for s in [*inside, *outside]]
-        near = groups.tolist() if len(np.unique(groups)) < len(groups) else ()
-        fingerprint = record.metadata.fingerprint
-        return Evidence(recipe, fingerprint, ok_scores, ng_scores, search.index_sha256, near)
+        scored = [i for i, s in enumerate([*inside, *outside]) if s.sha256 in scores]
+        if len(scored) < MIN_OK:
+            return None
+        ok_scores = [scores[[*inside, *outside][i].sha256] for i in scored]
+        near = groups[scored]
+        return Evidence(
+            recipe,
+            record.metadata.fingerprint,
+            self._scoring,
+            ok_scores,
+            ng_scores,
+            search.index_sha256,
+            near.tolist() if len(np.unique(near)) < len(near) else (),
+        )
 
     async def _fold_scores(
         self, splits: Sequence[Split], record: BankRecord, search: NeighborSearch, recipe: Recipe
@@ -268,7 +207,15 @@ class Calibrator:
         folds = await asyncio.gather(
             *(
                 pool.run_fit(
-                    score_fold, split, rate, self._scoring, percentile, options, pool.keep_going, search
+                    score_fold,
+                    split,
+                    rate,
+                    self._scoring,
+                    percentile,
+                    options,
+                    pool.keep_going,
+                    search,
+                    record.foreground,
                 )
                 for split in splits
             )

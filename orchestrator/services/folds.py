@@ -20,7 +20,7 @@ from orchestrator.patchcore.memory_bank import MemoryBank, l2_normalise
 from orchestrator.patchcore.near_duplicates import fold_of_groups, near_duplicate_groups
 from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.embed import Embedded
-from orchestrator.services.foreground import find_foreground, keep_foreground
+from orchestrator.services.foreground import check_fold_foreground, find_foreground, keep_foreground
 from orchestrator.services.held_out import MemberBank, OutOfSampleScore, Split, score_held_out
 from orchestrator.services.score import Scoring
 
@@ -52,19 +52,22 @@ def plan_folds(
 ) -> tuple[list[Split], list[Embedded]]:
     """Split the OK photographs into folds: each once held out of a bank of all the others.
 
-    inside: what the stored bank holds, two at least. outside: what it does not. groups: (n,) int64 of both in turn;
+    inside: what the stored bank holds. outside: what it does not. groups: (n,) int64 of both in turn;
     a group is never parted. An outside photograph whose near-duplicate is inside is held out together with that one,
     and never enters a bank. Where all that is inside is one group, no fold could keep it whole: each photograph then
-    stands alone, and the groups that are reported tell how little that proves.
+    stands alone, and the groups that are reported tell how little that proves. A single one has no fold. The outside
+    near-duplicates of such a group are in no split: every bank would hold a copy of them.
 
-    Returns the splits, and the outside photographs that the stored bank itself may score.
+    Returns the splits, and the outside photographs that the stored bank itself may score: those unlike all inside.
     """
     own, others = groups[: len(inside)], groups[len(inside) :]
-    joined, apart = list[Embedded](), list(outside)
+    near = np.isin(others, own)
+    apart = [p for p, is_near in zip(outside, near, strict=True) if not is_near]
+    if len(inside) < 2:
+        return [], apart
+    joined = list[Embedded]()
     if len(set(own.tolist())) > 1:
-        near = np.isin(others, own)
         joined = [p for p, is_near in zip(outside, near, strict=True) if is_near]
-        apart = [p for p, is_near in zip(outside, near, strict=True) if not is_near]
         together = np.concatenate([own, others[near]])
     else:
         together = np.arange(len(inside), dtype=np.int64)
@@ -88,16 +91,24 @@ def score_fold(
     options: MemoryOptions,
     progress: Callable[[float], None] | None = None,
     model: NeighborSearch | None = None,
+    foreground: ForegroundAxis | None = None,
 ) -> dict[str, OutOfSampleScore]:
     """Score the held-out photographs of a split against a bank of its members: digest to score.
 
     Its photographs are whole, with the views that enter a bank. options: of the bank that the scores are for. Folds are
     independent, so they may run side by side. progress: called with the share of the rebuild. model: a search whose
-    kind of index the fold's bank gets too, because an approximate one raises scores.
+    kind of index the fold's bank gets too, because an approximate one raises scores. foreground: of the bank that the
+    scores are for; a fold's own must show the same part.
+
+    Raises InvalidInput where the members show no foreground, or another one.
     """
 
     def build(members: Sequence[Embedded]) -> tuple[NeighborSearch, ForegroundAxis | None]:
-        axis = find_foreground(members).axis if options.foreground else None
+        axis = None
+        if options.foreground:
+            found = find_foreground(members)
+            check_fold_foreground(found, foreground)
+            axis = found.axis
         memory, _, _ = build_memory([keep_foreground(m, axis) for m in members], rate, progress)
         return scoring.search(memory) if model is None else scoring.search_like(model, memory), axis
 
@@ -105,6 +116,6 @@ def score_fold(
     return {s.sha256: score_held_out(bank, s, scoring, percentile) for s in split.held_out}
 
 
-def groups_of(photographs: Sequence[Embedded]) -> IndexArray:
-    """Number the groups of near-duplicates: (n,) int64."""
-    return near_duplicate_groups([p.tokens for p in photographs], [p.patches for p in photographs])
+def groups_of(photographs: Sequence[Embedded], progress: Callable[[float], None] | None = None) -> IndexArray:
+    """Number the groups of near-duplicates: (n,) int64. progress: called with the share that is compared."""
+    return near_duplicate_groups([p.tokens for p in photographs], [p.patches for p in photographs], progress)

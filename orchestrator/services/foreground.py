@@ -42,6 +42,28 @@ def check_foreground(found: FoundForeground) -> None:
         )
 
 
+def check_fold_foreground(found: FoundForeground, whole: ForegroundAxis | None) -> None:
+    """Refuse a fold's axis that a fit would be refused, or that takes the background of the whole for the part.
+
+    whole: the axis of all photographs, where it is known. Scores of such a fold would say nothing of the bank.
+
+    Raises InvalidInput.
+    """
+    remedy = "Fit again with more OK photographs, with foreground=false or with a shape around the part."
+    try:
+        check_foreground(found)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"foreground: it is lost where some OK photographs are held out, so no threshold can be chosen. {remedy} "
+            f"Without them: {error.message}"
+        ) from error
+    if whole is not None and float(found.axis.direction @ whole.direction) <= 0:
+        raise InvalidInput(
+            "foreground: part and background change places where some OK photographs are held out, so no threshold "
+            f"can be chosen. {remedy}"
+        )
+
+
 def keep_foreground(photograph: Embedded, axis: ForegroundAxis | None) -> Embedded:
     """Let only the foreground count, in patches and in pixels; None leaves the photograph as it is.
 

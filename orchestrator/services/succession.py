@@ -21,9 +21,10 @@ from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import Conflict, PatchlightError, StoreCorrupt
 from orchestrator.features.base import CallContext
 from orchestrator.services.banks import Banks, memory_of
-from orchestrator.services.calibrate import Calibrator, Recipe
+from orchestrator.services.calibrate import Calibrator
 from orchestrator.services.commit import CALIBRATED_MEANWHILE, REFITTED_MEANWHILE, Committer, Terms
 from orchestrator.services.embed import Embedded, Photograph, RawShape
+from orchestrator.services.evidence import Recipe
 from orchestrator.services.indexing import index_bank
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.samples import ReadSample

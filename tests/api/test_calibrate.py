@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +15,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from orchestrator.domain.arrays import ImageArray
+from orchestrator.features.onnx import OnnxExtractor
+from orchestrator.features.repository import ModelRepository
 from tests.conftest import MakeClient
+from tests.fakes import HeldExtractor
 from tests.gui import Gui, ok, refused
 from tests.pictures import bad, good, png
 
@@ -239,6 +246,63 @@ def test_sixty_different_photographs_are_sixty_and_their_copies_are_none_more(
     assert (body["samples_ok"], body["independent_ok"]) == (63, 60)
     assert body["near_duplicate_groups"] == [2, 2, 2]
     assert body["threshold"] in ok(gui.get("/manifest"))["calib"]["ok_scores"]
+
+
+@pytest.mark.parametrize("changed", [{"distance": "cosine"}, {"blur_sigma": 1.25}])
+def test_a_threshold_of_another_distance_or_blur_is_stale_until_the_next_fit(
+    gui: Gui, make_client: MakeClient, changed: dict[str, Any]
+) -> None:
+    ok(gui.json("/calibrate_dataset", require_ng=False))
+    defect = bad(1)[0]
+    assert ok(gui.infer(defect))["decision"] == "ng"
+    other = Gui(make_client(**changed))
+    assert ok(other.infer(defect))["threshold"] is None
+    state = ok(other.get("/state"))
+    assert (state["calib_present"], state["calib_stale"]) == (False, True)
+    # Where it was measured it still holds.
+    assert ok(gui.infer(defect))["decision"] == "ng"
+    assert ok(other.fit(good(6)))["recalibrated"] is True
+    assert ok(other.infer(defect))["decision"] == "ng"
+    assert ok(gui.infer(defect))["threshold"] is None
+
+
+def test_a_calibration_that_waited_is_of_the_bank_that_it_finds(
+    make_client: MakeClient, tiny_repository: Path
+) -> None:
+    extractor = HeldExtractor(OnnxExtractor(ModelRepository(tiny_repository), threads=1), held=False)
+    gui = Gui(make_client(extractor=extractor))
+    first = Gui(gui.client, roi="first")
+    ok(gui.fit(good(6)))
+    ok(first.fit(good(6)))
+    ok(first.upload("ok", good(1, start=70)))
+    extractor.release.clear()
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(first.json, "/calibrate_dataset", require_ng=False)
+        deadline = time.monotonic() + 10
+        while extractor.waiting < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        waiting = threads.submit(gui.json, "/calibrate_dataset", require_ng=False)
+        # To its place in the queue; a slower machine lets the test pass for nothing.
+        time.sleep(0.3)
+        # Its photographs' tokens are kept: this fit needs no features.
+        ok(gui.fit(good(6)))
+        extractor.release.set()
+        assert ok(running.result())["bank_generation"] == 1
+        assert ok(waiting.result())["bank_generation"] == 2
+
+
+def test_a_copy_of_the_one_photograph_in_the_bank_is_no_evidence(gui: Gui) -> None:
+    one, parts = Gui(gui.client, roi="one"), [texture(i) for i in range(4)]
+    ok(one.fit([png(parts[0])]))
+    noise = np.random.default_rng(0).normal(0, 2, parts[0].shape)
+    copy = png(np.clip(parts[0] + noise, 0, 255).astype(np.uint8))
+    ok(one.upload("ok", [copy, png(parts[1])]))
+    refused(one.json("/calibrate_dataset", require_ng=False), 400, "at least 2", "copies", "upload")
+    ok(one.upload("ok", [png(p) for p in parts[2:]]))
+    body = ok(one.json("/calibrate_dataset", require_ng=False))
+    assert (body["samples_ok"], body["independent_ok"]) == (3, 3)
+    assert min(ok(one.get("/manifest"))["calib"]["ok_scores"]) > 0.1
 
 
 def texture(seed: int) -> ImageArray:

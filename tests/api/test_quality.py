@@ -208,6 +208,13 @@ def test_a_batch_of_photographs_in_windows_is_held_two_at_a_time(make_client: Ma
     assert [item["score"] for item in body["results"][:-2]] == alone
 
 
+def test_a_stored_crop_of_another_size_hinders_no_calibration_of_a_tiled_bank(gui: Gui) -> None:
+    ok(gui.fit(good(4), **SMALL))
+    ok(gui.upload("ok", [*good(1, start=9, size=(150, 200)), *good(1, start=10, size=(60, 50))]))
+    assert ok(gui.json("/calibrate_dataset", require_ng=False))["samples_ok"] == 6
+    assert ok(gui.fit(good(4), **SMALL))["recalibrated"] is True
+
+
 def test_crops_of_several_sizes_make_no_tiled_bank(gui: Gui) -> None:
     odd = [*good(2), good(1, start=5, size=(96, 120))[0]]
     refused(gui.fit(odd, **SMALL), 400, "2.png: is 120 x 96 px", "0.png is 128 x 96", "tile_px=0")

@@ -44,6 +44,29 @@ def test_costs_are_weighed_anew_in_every_resample() -> None:
     assert (interval.resamples, interval.confidence) == (1000, 0.9)
 
 
+@pytest.mark.parametrize("ng", [[], NG])
+def test_near_duplicates_are_drawn_together(ng: list[float]) -> None:
+    rng, groups = np.random.default_rng(3), (np.arange(120) // 6).tolist()
+    # Six frames of every part, all alike: as uncertain as twenty photographs.
+    parts = np.random.default_rng(4).normal(0.3, 0.05, 20)
+    frames, drawn = np.repeat(parts, 6).tolist(), []
+    for _ in range(1000):
+        again = np.repeat(rng.choice(parts, 20), 6).tolist(), rng.choice(ng, len(ng)).tolist() if ng else []
+        drawn.append(choose_threshold(*again, 90))
+    rule = Rule(score_percentile=90, confidence=0.8)
+    interval = threshold_interval(frames, ng, rule, groups)
+    low, high = np.quantile(drawn, [0.1, 0.9])
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=0.006), pytest.approx(high, abs=0.006))
+    alone = threshold_interval(frames, ng, rule)
+    assert interval.high - interval.low > 1.3 * (alone.high - alone.low)
+
+
+def test_very_many_near_duplicates_take_fewer_resamples_not_longer() -> None:
+    many = np.random.default_rng(0).random(60_000).tolist()
+    interval = threshold_interval(many, [0.5, 0.6], Rule(), (np.arange(60_000) // 2).tolist())
+    assert interval.resamples == 50
+
+
 def test_one_score_has_an_interval_of_no_width() -> None:
     for method in ("percentile", "conformal"):
         interval = threshold_interval([0.5], [], Rule(method))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
 from orchestrator.errors import InvalidInput
-from orchestrator.patchcore.near_duplicates import NEAR, fold_of_groups, near_duplicate_groups
+from orchestrator.patchcore.near_duplicates import NEAR, SCALE_QUANTILE, fold_of_groups, near_duplicate_groups
 from tests.reference import near_groups
 
 ALL = np.ones((5, 6), np.bool_)
@@ -38,10 +38,10 @@ def test_different_parts_are_each_alone() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 5), st.floats(0.05, 1.0), st.integers(0, 100))
-def test_the_pooled_filter_loses_no_pair(parts: int, noise: float, seed: int) -> None:
+def test_groups_are_those_of_pair_by_pair_comparison(parts: int, noise: float, seed: int) -> None:
     tokens = photographs(parts, 2, noise=noise, seed=seed)
     groups = near_duplicate_groups(tokens, [ALL] * len(tokens))
-    assert same_partition(groups, near_groups(tokens, NEAR))
+    assert same_partition(groups, near_groups(tokens, NEAR, SCALE_QUANTILE))
 
 
 def test_a_chain_of_frames_is_one_group() -> None:
@@ -62,6 +62,66 @@ def test_patches_outside_the_roi_do_not_count() -> None:
     for rows in tokens:
         rows[~inside.reshape(-1)] = tokens[0][~inside.reshape(-1)]
     assert len(set(near_duplicate_groups(tokens, [inside] * 12).tolist())) == 12
+
+
+def test_a_photograph_with_a_roi_is_no_copy_because_little_of_it_counts() -> None:
+    tokens = photographs(24, 1, noise=0)
+    little = np.zeros((5, 6), np.bool_)
+    little[0, :2] = True
+    assert len(set(near_duplicate_groups(tokens, [little] * 12 + [ALL] * 12).tolist())) == 24
+
+
+@pytest.mark.parametrize("bursts", [[9, 1, 1, 1], [20, 20], [25, 1, 1]])
+def test_a_burst_that_most_pairs_lie_in_is_one_group_in_any_order(bursts: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    parts = rng.normal(size=(len(bursts), 30, 16))
+    kind = np.repeat(np.arange(len(bursts)), bursts)
+    tokens = (parts[kind] + 0.1 * rng.normal(size=(len(kind), 30, 16))).astype(np.float32)
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(len(kind))
+        groups = near_duplicate_groups(list(tokens[order]), [ALL] * len(kind))
+        assert same_partition(groups, kind[order].tolist())
+
+
+def test_grids_of_other_shapes_are_compared_among_themselves() -> None:
+    square, flat = photographs(4, 2, noise=0.1), [t[:6] for t in photographs(3, 2, noise=0.1, seed=9)]
+    tokens = [square[0], flat[0], *square[1:], *flat[1:], photographs(1, 1, noise=0)[0][:15]]
+    shapes = {30: (5, 6), 6: (2, 3), 15: (3, 5)}
+    groups = near_duplicate_groups(tokens, [np.ones(shapes[len(t)], np.bool_) for t in tokens])
+    assert groups.tolist() == [0, 1, 0, 2, 2, 3, 3, 4, 4, 1, 5, 5, 6, 6, 7]
+
+
+def test_grids_of_one_shape_each_are_all_apart() -> None:
+    tokens = [photographs(1, 1, noise=0)[0][:n] for n in (6, 10, 15)]
+    assert near_duplicate_groups(tokens, [np.ones((1, len(t)), np.bool_) for t in tokens]).tolist() == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_identical_photographs_are_one_group_though_nothing_is_farther() -> None:
+    tokens = [photographs(1, 1, noise=0)[0]] * 5
+    assert near_duplicate_groups(tokens, [ALL] * 5).tolist() == [0] * 5
+
+
+def test_patches_that_nobody_shares_make_nobody_near() -> None:
+    tokens = photographs(1, 1, noise=0) * 3
+    assert near_duplicate_groups(tokens, [np.zeros((5, 6), np.bool_)] * 3).tolist() == [0, 1, 2]
+
+
+def test_comparing_many_reports_its_progress_and_ends_when_told() -> None:
+    tokens = [np.zeros((1024, 384), np.float16)] * 60
+    patches, shares = [np.ones((32, 32), np.bool_)] * 60, list[float]()
+
+    def stop(share: float) -> None:
+        shares.append(share)
+        if len(shares) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        near_duplicate_groups(tokens, patches, stop)
+    assert 0 < shares[0] < shares[1] < 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.domain.calibration import Costs, FalseReject, Rule, independent
-from orchestrator.patchcore.calibration import summarise
+from orchestrator.patchcore.calibration import false_reject_rate, summarise
 from orchestrator.patchcore.thresholds import certificate, choose, is_certifiable
 
 OK = [i / 100 for i in range(100)]
@@ -33,6 +33,27 @@ def test_costs_never_lift_the_cap() -> None:
     for escape in (0.0, 1.0, 1e9):
         choice = choose(OK, [0.2, 0.5, 0.97, 1.5], Rule("conformal", costs=Costs(0.5, escape, 1)))
         assert choice.summary.threshold >= 0.98
+
+
+def test_the_bound_of_a_threshold_that_ng_scores_move_is_that_of_where_they_move_it_from() -> None:
+    plain = choose(OK, [], Rule("conformal"))
+    weighed = choose(OK, NG, Rule("conformal", costs=Costs()))
+    assert weighed.summary.threshold > plain.summary.threshold
+    assert weighed.false_reject.upper_bound == plain.false_reject.upper_bound
+    assert weighed.false_reject.expected < plain.false_reject.expected
+    published, moved = choose(OK, [], Rule()), choose(OK, NG, Rule())
+    assert moved.summary.threshold > published.summary.threshold
+    assert moved.false_reject.upper_bound == published.false_reject.upper_bound
+    below = choose([-3.0, -2.0, -1.0], [-4.0], Rule())
+    assert below.summary.threshold < below.summary.percentile_ok
+    assert below.false_reject == false_reject_rate([-3.0, -2.0, -1.0], below.summary.threshold)
+
+
+def test_near_duplicates_are_drawn_together_for_the_interval() -> None:
+    groups = [i // 5 for i in range(100)]
+    for rule in (Rule(score_percentile=80), Rule("conformal", max_false_reject_rate=0.3)):
+        wide, narrow = choose(OK, [], rule, groups).interval, choose(OK, [], rule).interval
+        assert wide.high - wide.low > narrow.high - narrow.low
 
 
 def test_near_duplicates_count_once_with_their_highest() -> None:

@@ -18,6 +18,7 @@ from orchestrator.patchcore.search import NeighborSearch
 from orchestrator.services.embed import Embedded
 from orchestrator.services.folds import plan_folds, score_fold
 from orchestrator.services.foreground import check_foreground, find_foreground, keep_foreground
+from orchestrator.services.held_out import Split
 from orchestrator.services.score import Scoring, measure
 from tests import reference
 
@@ -97,6 +98,23 @@ def test_a_photograph_does_not_move_the_foreground_that_it_is_judged_by() -> Non
         np.testing.assert_array_equal(scoring.banks[0].embeddings, l2_normalise(expected))
         moved.append(len(expected) != len(keep_foreground(rest, together).rows))
     assert any(moved)
+
+
+def test_a_fold_without_a_foreground_of_its_own_gives_no_score() -> None:
+    flat = dataclasses.replace(photograph(1), tokens=np.resize(draw_tokens(1)[0], (PART.size, 24)))
+    split = Split.of([flat], [photograph(0)])
+    with pytest.raises(InvalidInput, match=r"foreground: it is lost where .*foreground=false"):
+        score_fold(split, 1.0, SCORING, 99, MemoryOptions(foreground=True))
+
+
+def test_a_fold_that_takes_the_background_for_the_part_gives_no_score() -> None:
+    split = Split.of([photograph(0), photograph(1)], [photograph(2)])
+    own = find_foreground([photograph(seed) for seed in range(3)]).axis
+    options = MemoryOptions(foreground=True)
+    assert score_fold(split, 1.0, SCORING, 99, options, foreground=own)
+    turned = ForegroundAxis(-own.direction, -own.cut)
+    with pytest.raises(InvalidInput, match=r"foreground: part and background .*foreground=false"):
+        score_fold(split, 1.0, SCORING, 99, options, foreground=turned)
 
 
 def test_a_photograph_without_the_part_counts_as_a_whole_and_says_so() -> None:

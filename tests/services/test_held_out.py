@@ -149,6 +149,23 @@ def test_one_part_shot_again_and_again_is_still_held_out_one_by_one() -> None:
     assert all(s.members for s in splits)
 
 
+def test_copies_of_what_no_fold_can_keep_out_are_scored_by_no_bank() -> None:
+    copy, far = photograph(100, like=0), photograph(50)
+    one = [photograph(0)]
+    assert plan_folds(one, [copy, far], np.array([0, 0, 1])) == ([], [far])
+    # All that the bank holds is one group: whatever fold is held out, a copy stays in.
+    burst = [photograph(i, like=0) for i in range(3)]
+    splits, apart = plan_folds(burst, [copy, far], np.array([0, 0, 0, 0, 1]))
+    assert apart == [far]
+    assert [len(s.held_out) for s in splits] == [1, 1, 1]
+    assert copy.sha256 not in {h.sha256 for s in splits for h in s.held_out}
+
+
+def test_a_bank_without_photographs_scores_all() -> None:
+    far = [photograph(1), photograph(2)]
+    assert plan_folds([], far, np.array([0, 1])) == ([], far)
+
+
 def test_two_groups_make_two_folds() -> None:
     inside = [photograph(i) for i in range(6)]
     splits, _ = plan_folds(inside, [], np.array([0, 0, 0, 0, 1, 1]))

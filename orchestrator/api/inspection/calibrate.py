@@ -26,8 +26,8 @@ from orchestrator.patchcore.calibration import normalise_percentile
 from orchestrator.patchcore.conformal import check_confidence, check_rate
 from orchestrator.patchcore.cost import check_costs
 from orchestrator.runtime import Runtime
-from orchestrator.services.calibrate import Recipe
 from orchestrator.services.embed import RawShape
+from orchestrator.services.evidence import Recipe
 
 router = APIRouter(tags=["calibrate"])
 
