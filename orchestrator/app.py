@@ -16,7 +16,7 @@ from orchestrator.api.inspection import calibrate, datasets, drift, explain, fit
 from orchestrator.api.middleware import CallMiddleware, CorsMiddleware, GuardMiddleware
 from orchestrator.errors import PatchlightError
 from orchestrator.features.base import FeatureExtractor
-from orchestrator.runtime import build_runtime
+from orchestrator.runtime import Runtime, build_runtime
 from orchestrator.settings import Settings, load_settings
 from orchestrator.telemetry import Metrics, configure_logging
 
@@ -42,20 +42,8 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
         watch = metrics.observe_drift if chosen.enable_metrics else None
         runtime = build_runtime(chosen, extractor=extractor, observe_drift=watch)
         app.state.runtime = runtime
-        await runtime.warm_up()
-        if chosen.api_key is None:
-            _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
         try:
-            spec = runtime.backbones.settle()
-            reason = runtime.backbones.reason
-            announce = _log.warning if reason else _log.info
-            announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=reason)
-        except PatchlightError as error:
-            # Starting all the same: an export or a mounted store may come later, and /health says what is missing.
-            _log.error("backbone.missing", error=error.message)
-        # A database that fails is logged there, and costs no verdict.
-        await runtime.drift.check(budget_s=MIGRATION_BUDGET_S)
-        try:
+            await _start(runtime)
             yield
         finally:
             await runtime.close()
@@ -92,3 +80,19 @@ def create_app(settings: Settings | None = None, *, extractor: FeatureExtractor 
     )
     app.add_middleware(CallMiddleware, observe=metrics.observe if chosen.enable_metrics else None)
     return app
+
+
+async def _start(runtime: Runtime) -> None:
+    await runtime.warm_up()
+    if runtime.settings.api_key is None:
+        _log.warning("auth.off", hint="set BACKEND_API_KEY to ask callers for a key")
+    try:
+        spec = runtime.backbones.settle()
+        reason = runtime.backbones.reason
+        announce = _log.warning if reason else _log.info
+        announce("backbone.in_force", model=spec.name, model_version=spec.label, reason=reason)
+    except PatchlightError as error:
+        # Starting all the same: an export or a mounted store may come later, and /health says what is missing.
+        _log.error("backbone.missing", error=error.message)
+    # A database that fails is logged there, and costs no verdict.
+    await runtime.drift.check(budget_s=MIGRATION_BUDGET_S)

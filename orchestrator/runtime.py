@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from orchestrator.domain.drift import DriftState, Rules
@@ -70,15 +71,21 @@ class Runtime:
     drift: DriftMonitor
 
     async def warm_up(self) -> None:
-        """Compile the numerics that are compiled at their first use: seconds on a machine's first start."""
-        await self.pool.run(warm_up)
+        """Compile the numerics that are compiled at their first use: seconds on a machine's first start.
+
+        A light import leaves that to the first search.
+        """
+        if not self.settings.light_import:
+            await self.pool.run(warm_up)
 
     async def close(self) -> None:
-        """Let running work end and release everything."""
-        await self.extractor.close()
-        await self.drift.close()
-        await self.database.close()
-        await asyncio.to_thread(self.pool.close)
+        """Let running work end and release everything, whatever of it fails."""
+        async with AsyncExitStack() as last_first:
+            last_first.callback(self.pool.close)
+            last_first.push_async_callback(asyncio.to_thread, self.pool.stop)
+            last_first.push_async_callback(self.database.close)
+            last_first.push_async_callback(self.drift.close)
+            last_first.push_async_callback(self.extractor.close)
 
 
 def build_runtime(
@@ -94,6 +101,10 @@ def build_runtime(
 
     Raises GpuUnavailable where the settings ask for a GPU that cannot be searched on.
     """
+    if settings.search_device == "gpu":
+        from orchestrator.patchcore.gpu_search import require_gpu
+
+        require_gpu()
     store = FileStore(settings.data_root)
     recipes_store = FileStore(settings.recipes_root)
     repository = ModelRepository(settings.model_repository)
@@ -101,18 +112,16 @@ def build_runtime(
     calibrations, dataset_store = CalibrationStore(recipes_store), DatasetStore(store)
     activity = ActivityStore(store)
     legacy = LegacyBanks((recipes_store, FileStore(settings.data_root / "models")))
+    database = Database(settings.database_url or embedded(settings.data_root))
     threads = worker_threads(settings)
-    pool = NumericsPool(threads)
     extractor = extractor or _extractor(settings, repository, threads)
+    # After everything that may refuse: it limits the whole process until it is closed.
+    pool = NumericsPool(threads)
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     embedder = Embedder(extractor, pool, limits, settings.batch_size)
     backbones = Backbones(
         repository, ChoiceStore(store), wanted=settings.backbone, legacy=settings.legacy_backbone
     )
-    if settings.search_device == "gpu":
-        from orchestrator.patchcore.gpu_search import require_gpu
-
-        require_gpu()
     scoring = Scoring(settings.distance, settings.blur_sigma, settings.search_device, settings.index_min_rows)
     banks = Banks(bank_store, legacy, calibrations, scoring)
     committer = Committer(store, recipes, bank_store, calibrations, dataset_store)
@@ -122,7 +131,6 @@ def build_runtime(
     calibrator = Calibrator(embedder, backbones, banks, reader, committer, scoring, tokens, turns)
     datasets = Datasets(dataset_store, committer, embedder)
     explainer = Explainer(dataset_store, limits, scoring.distance)
-    database = Database(settings.database_url or embedded(settings.data_root))
     verdicts = VerdictLog(database, Rules(settings.drift_alpha, settings.drift_seed))
     succession = Succession(banks, calibrator, committer, activity, scoring, pool)
     lineage = Lineage(banks, backbones, committer)

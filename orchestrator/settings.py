@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     debug: bool = _knob(False, "debug")
     """Add the trace to the body of a 500."""
     light_import: bool = _knob(False, "light_import")
-    """Import the feature adapter (onnxruntime, or gRPC for Triton) at its first use, not at start-up."""
+    """Import the feature adapter (onnxruntime, or gRPC for Triton) and Numba at their first use, not at start-up."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _knob(
         "info", "log_level"
     )

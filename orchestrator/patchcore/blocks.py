@@ -6,12 +6,13 @@ within; blocks have fixed shapes and write to places of their own. Knows nothing
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from threadpoolctl import threadpool_limits
+
+from orchestrator.patchcore.shared_limit import SharedLimit
 
 
 class Blocks:
@@ -60,23 +61,9 @@ def row_blocks(n: int, step: int) -> list[slice]:
     return [slice(low, min(low + step, n)) for low in range(0, n, step)]
 
 
-_lock = threading.Lock()
-_holders: list[object] = []
-_limits: list[threadpool_limits] = []
+_blas = SharedLimit(lambda: threadpool_limits(limits=1, user_api="blas").restore_original_limits)
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> AbstractContextManager[None]:
     """Limit BLAS to one thread a call. The limit is the process's: the last to leave puts back what was before."""
-    holder = object()
-    with _lock:
-        _holders.append(holder)
-        if len(_holders) == 1:
-            _limits.append(threadpool_limits(limits=1, user_api="blas"))
-    try:
-        yield
-    finally:
-        with _lock:
-            _holders.remove(holder)
-            if not _holders:
-                _limits.pop().restore_original_limits()
+    return _blas.hold()

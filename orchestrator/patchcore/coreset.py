@@ -117,8 +117,10 @@ def extend_coreset(
         raise InvalidInput(f"coreset: {count} rows of {len(rows)} cannot be picked; give 0 to {len(rows)}")
     with open_blocks(threads) as blocks:
         spread = measure_spread(rows, there, blocks)
-        greedy = _Greedy(_cover(spread, len(there) + count, blocks, compiled), count, progress)
-        selected = greedy.run_after(there, rows).selected
+        selected = np.empty(0, dtype=np.int64)
+        if count > 0:
+            greedy = _Greedy(_cover(spread, len(there) + count, blocks, compiled), count, progress)
+            selected = greedy.run_after(there, rows).selected
     if progress is not None:
         progress(1.0)
     return selected

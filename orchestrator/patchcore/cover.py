@@ -21,8 +21,6 @@ Between: TypeAlias = Callable[[], None]
 
 SELECTED = np.float32(-1.0)
 """The distance of a row that is itself a centre."""
-ROUNDING = np.float32(5e-5)
-"""More than float32 products and rotations are off, as a share of the largest squared norm: 384 sums of 2^-24 each."""
 # Squared distances below this share of the largest squared norm are rounding: those rows are duplicates.
 _DUPLICATE = 2e-6
 _SAMPLE = 4096
@@ -60,6 +58,14 @@ class Cover(Protocol):
         Returns places in the block, at most `limit`; at least one where a row is not covered. The cover is not changed.
         """
         ...
+
+
+def rounding(dim: int) -> np.float32:
+    """Give more than float32 products and rotations are off, as a share of the largest squared norm.
+
+    A sum of D products is off by up to D roundings of 2^-24 each; there are two, the rotation's and the product's.
+    """
+    return np.float32(max(5e-5, 2 * dim * 2.0**-24))
 
 
 def measure_spread(rows: FloatArray, others: FloatArray | None, blocks: Blocks) -> Spread:
@@ -100,6 +106,7 @@ class PlainCover:
         self.distances: FloatArray = np.full(len(spread.rows), np.inf, dtype=np.float32)
         self._rows = spread.rows
         self._zero = spread.zero
+        self._rounding = rounding(spread.rows.shape[1])
         self._blocks = blocks
         # A row as the origin, not the mean: whole numbers stay whole, and equal distances equal.
         self._origin = spread.rows[int(np.argmin(spread.norms))]
@@ -108,7 +115,7 @@ class PlainCover:
     def add(self, centres: FloatArray, between: Between) -> None:
         moved = centres - self._origin
         half_norms = np.einsum("bd,bd->b", moved, moved) / 2
-        margin = ROUNDING * max(self._norms.max(), 2 * half_norms.max())
+        margin = self._rounding * max(self._norms.max(), 2 * half_norms.max())
 
         def update(part: slice) -> None:
             rows, norms, distances = self._rows[part], self._norms[part], self.distances[part]
@@ -137,7 +144,7 @@ class PlainCover:
         rows, norms, distances = self._rows[block], self._norms[block], self.distances[block]
         moved = rows - self._origin
         products = moved @ moved.T
-        margin = ROUNDING * norms.max()
+        margin = self._rounding * norms.max()
         picks: list[int] = []
         while len(picks) < limit:
             best = int(distances.argmax())

@@ -7,7 +7,8 @@ is the same for any number of threads, with a projection and without.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from functools import cache
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from orchestrator.domain.arrays import FloatArray, IndexArray
 from orchestrator.errors import InvalidInput
 from orchestrator.patchcore.memory_bank import MemoryBank
 from orchestrator.patchcore.projection import Projection, project
-from orchestrator.patchcore.search_kernel import narrow
 
 Metric: TypeAlias = Literal["euclidean", "cosine"]
 Squared: TypeAlias = NDArray[np.float64]
@@ -103,10 +103,40 @@ def as_distances(squared: Squared, metric: Metric) -> FloatArray:
     return np.minimum(distances, 2).astype(np.float32)
 
 
+class _Narrow(Protocol):
+    """Merges one block of rows into every query's K nearest so far; see `search_kernel`."""
+
+    def __call__(
+        self,
+        bounds: FloatArray,
+        queries: FloatArray,
+        rows: FloatArray,
+        half_norms: FloatArray,
+        first_row: int,
+        query_norms: Squared,
+        bound_slack: Squared,
+        product_slack: Squared,
+        pruned: bool,
+        squared: Squared,
+        index: IndexArray,
+    ) -> None: ...
+
+
+@cache
+def _narrowing() -> _Narrow:
+    try:
+        # Only here: importing Numba takes longer than everything else together.
+        from orchestrator.patchcore.search_kernel import narrow
+    except ImportError:
+        from orchestrator.patchcore.plain_kernel import narrow
+    return narrow
+
+
 def _nearest_rows(
     queries: FloatArray, rows: FloatArray, squared_norms: FloatArray, k: int, projection: Projection | None
 ) -> tuple[Squared, IndexArray]:
     n, m = len(queries), len(rows)
+    narrow = _narrowing()
     squared = np.full((n, k), np.inf)
     index = np.zeros((n, k), dtype=np.int64)
     half_norms = squared_norms * np.float32(0.5)

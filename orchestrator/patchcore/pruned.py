@@ -15,7 +15,7 @@ import numpy as np
 import orchestrator.patchcore.pruned_loops as loops
 from orchestrator.domain.arrays import FloatArray, IndexArray
 from orchestrator.patchcore.blocks import Blocks, row_blocks
-from orchestrator.patchcore.cover import ROUNDING, Between, Spread
+from orchestrator.patchcore.cover import Between, Spread, rounding
 
 TILE = loops.TILE
 _RETAINED = 0.8
@@ -37,6 +37,7 @@ class PrunedCover:
         self.distances: FloatArray = np.full(n, np.inf, dtype=np.float32)
         self._spread = spread
         self._blocks = blocks
+        self._rounding = rounding(spread.rows.shape[1])
         self._axes = _principal_axes(spread)
         tiles = -(-n // TILE)
         # A tile is (P, TILE): its rows lie side by side, for vectors of rows.
@@ -59,15 +60,17 @@ class PrunedCover:
         moved = self._spread.rows[part] - self._spread.mean
         tile = self._prefixes[part.start // TILE, :, : len(moved)]
         tile[:] = self._axes @ moved.T
-        self._tails[part] = _tails(self._spread.norms[part], np.einsum("pn,pn->n", tile, tile))
+        self._tails[part] = _tails(
+            self._spread.norms[part], np.einsum("pn,pn->n", tile, tile), self._rounding
+        )
 
     def _add(self, centres: FloatArray, between: Between) -> None:
         spread = self._spread
         moved = centres - spread.mean
         norms: FloatArray = np.einsum("bd,bd->b", moved, moved)
         prefixes: FloatArray = np.ascontiguousarray(moved @ self._axes.T)
-        tails = _tails(norms, np.einsum("bp,bp->b", prefixes, prefixes))
-        margin = ROUNDING * np.float32(max(spread.norms.max(), norms.max()))
+        tails = _tails(norms, np.einsum("bp,bp->b", prefixes, prefixes), self._rounding)
+        margin = self._rounding * np.float32(max(spread.norms.max(), norms.max()))
 
         def prune(part: slice) -> None:
             tiles = slice(part.start // TILE, -(-part.stop // TILE))
@@ -140,7 +143,7 @@ def _principal_axes(spread: Spread) -> FloatArray:
     return result
 
 
-def _tails(norms: FloatArray, prefix_norms: FloatArray) -> FloatArray:
+def _tails(norms: FloatArray, prefix_norms: FloatArray, off: np.float32) -> FloatArray:
     # Never shorter than the true tail: the rotation rounds too.
-    tails: FloatArray = np.sqrt(np.maximum(norms - prefix_norms, 0) + ROUNDING * norms)
+    tails: FloatArray = np.sqrt(np.maximum(norms - prefix_norms, 0) + off * norms)
     return tails

@@ -7,20 +7,20 @@ interpreter lock. Rows that may be read-only are declared so: one compiled versi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
 from orchestrator.domain.arrays import FloatArray, IndexArray
+from orchestrator.patchcore.compiled import Function, compiled
 
 TILE = 256
 """Rows that are bounded together: a prefix tile stays in the first caches."""
 UNROLLED = 4
 """Dimensions, and centres, that are multiplied in one go."""
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _FUSED = {"contract"}
 _REORDERED = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -31,17 +31,8 @@ _read3 = types.Array(types.float32, 3, "C", readonly=True)
 _write1 = types.float32[::1]
 
 
-def _compiled(signature: Any, fastmath: set[str]) -> Callable[[_F], _F]:
-    def decorate(function: _F) -> _F:
-        options = {"nogil": True, "fastmath": fastmath, "boundscheck": False}
-        try:
-            compiled: _F = numba.njit(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError):
-            # No folder to keep compiled code in, or no room there.
-            compiled = numba.njit(signature, **options)(function)
-        return compiled
-
-    return decorate
+def _compiled(signature: Any, fastmath: set[str]) -> Callable[[Function], Function]:
+    return partial(compiled, signature=signature, fastmath=fastmath, boundscheck=False)
 
 
 @_compiled(_scalar(_read1, _read1, _scalar), _REORDERED)

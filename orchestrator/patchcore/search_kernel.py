@@ -2,32 +2,18 @@
 
 A block of matrix products gives every pair an upper bound on its inner product. Only the pairs whose bound reaches
 the K-th best distance so far are compared, by difference, in float64: what is returned never depends on how the bounds
-were rounded, on the BLAS, or on its threads.
+were rounded, on the BLAS, or on its threads. Importing this module imports Numba; it is compiled at its first call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from orchestrator.patchcore.compiled import compiled
 
 _CHUNK = 32
 _REORDERED = {"reassoc", "contract", "nsz"}
-
-
-def compiled(function: Function, **options: Any) -> Function:
-    """Compile at the first call, free of the interpreter's lock, kept on disk where some folder can be written."""
-    try:
-        made: Function = numba.njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:
-        # Numba found no folder for its cache: every process then compiles for itself.
-        made = numba.njit(nogil=True, **options)(function)
-    return made
 
 
 def _squared_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -11,7 +11,7 @@ from orchestrator.domain.arrays import FloatArray, IndexArray
 from orchestrator.domain.foreground import ForegroundAxis
 from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.memory_bank import MemoryBank
-from orchestrator.patchcore.neighbors import Metric
+from orchestrator.patchcore.neighbors import Metric, nearest
 from orchestrator.patchcore.score_rules import rule_score
 from orchestrator.patchcore.scoring import anomaly_map
 from orchestrator.patchcore.search import ExactSearch, NeighborSearch
@@ -85,11 +85,7 @@ class PatchDistances:
 
 def patch_distances(photograph: Embedded, search: NeighborSearch) -> PatchDistances:
     """Search the bank for every patch of the photograph that counts."""
-    distances = np.zeros(photograph.patches.shape, dtype=np.float32)
-    rows = np.full(photograph.patches.shape, -1, dtype=np.int64)
-    queries = photograph.queries
-    distances[photograph.patches], rows[photograph.patches] = search.nearest(queries)
-    return PatchDistances(distances, rows, queries)
+    return _laid_out(photograph, *search.nearest(photograph.queries))
 
 
 def part_distances(
@@ -105,9 +101,16 @@ def part_distances(
     if len(shown) == 0:
         return patch_distances(photograph, search)
     part = MemoryBank(np.ascontiguousarray(memory.embeddings[shown]), memory.grid)
-    found = patch_distances(photograph, ExactSearch(part, scoring.distance))
-    rows = np.where(photograph.patches, shown[found.rows], -1)
-    return PatchDistances(found.distances, rows, found.queries)
+    # Not an ExactSearch: to look for a projection costs more than the one search of these rows.
+    found, places = nearest(photograph.queries, part, metric=scoring.distance)
+    return _laid_out(photograph, found, shown[places])
+
+
+def _laid_out(photograph: Embedded, found: FloatArray, found_rows: IndexArray) -> PatchDistances:
+    distances = np.zeros(photograph.patches.shape, dtype=np.float32)
+    rows = np.full(photograph.patches.shape, -1, dtype=np.int64)
+    distances[photograph.patches], rows[photograph.patches] = found, found_rows
+    return PatchDistances(distances, rows, photograph.queries)
 
 
 def measure(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import contextlib
+=======
+>>>>>>> fixd
 import hashlib
 import math
 import os
@@ -153,6 +156,20 @@ def test_a_damaged_or_foreign_bank_is_not_continued(gui: Gui, settings: Settings
     refused(gui.fit(good(1, start=9), accumulate="true"), 409, "accumulate", "another server")
     path.write_bytes(whole)
     assert len(names(gui)) == 4
+
+
+def test_a_photograph_that_owns_no_row_of_the_bank_is_taken_out(
+    make_client: MakeClient, settings: Settings
+) -> None:
+    gui = Gui(make_client(coreset_rate=0.001))
+    ok(gui.fit(good(4)))
+    before = bank_of(settings)
+    owners = {before.metadata.sample_sha256[place] for place in before.row_sample}
+    stored = [p for n in names(gui) for p in settings.data_root.rglob(n)]
+    idle = next(p.name for p in stored if hashlib.sha256(p.read_bytes()).hexdigest() not in owners)
+    body = ok(gui.delete(DELETE, label="ok", filename=idle, refit="true"))
+    assert (body["refitted"], body["n_embeddings"]) == (True, 3 * PATCHES)
+    assert np.array_equal(bank_of(settings).embeddings, before.embeddings)
 
 
 def test_a_bank_of_another_backbone_or_a_lost_version_of_it_is_not_continued(

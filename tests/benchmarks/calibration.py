@@ -239,10 +239,11 @@ def _kfold(plan: Plan, images: int) -> list[Row]:
     alone, served = figures("one thread each", 1), figures("as served", plan.threads)
     whole = figures("as served, with features", plan.threads, "features extracted once, added to both sides")
     for _ in range(plan.repeats):
-        fit_s = _timed(lambda: build_memory(photographs, CORESET))
+        alone_s = _timed(lambda: build_memory(photographs, CORESET))
+        fit_s = _timed(lambda: build_memory(photographs, CORESET, threads=plan.threads))
         one_s = asyncio.run(_folds_s(photographs, 1))
         all_s = asyncio.run(_folds_s(photographs, plan.threads))
-        alone.add(one_s, fit_s)
+        alone.add(one_s, alone_s)
         served.add(all_s, fit_s)
         whole.add(all_s + features_s, fit_s + features_s)
     return [alone.row(), served.row()] + ([whole.row()] if data else [])

@@ -1,7 +1,7 @@
 """A bank that changes by what is new: 50 photographs added to one of 10,000 rows, and one photograph taken out.
 
-Peer: our own selection among all rows anew. Floor of an addition: the bare matrix product of the new rows with the
-bank, by as many threads. The cover radius of either way, over all rows, is a row of its own.
+Peer: our own selection among all rows anew, on as many threads. Floor of an addition: the bare matrix product of the
+new rows with the bank, by as many threads too. The cover radius of either way, over all rows, is a row of its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(plan: Plan, *, held: int = 98, added: int = 50, grid: tuple[int, int] = 
 def _addition(
     plan: Plan, old: Sequence[Embedded], new: Sequence[Embedded], kind: Literal["real", "synthetic"]
 ) -> list[Row]:
-    bank, everything = _fitted(old), [*old, *new]
+    bank, everything = _fitted(old, plan.threads), [*old, *new]
     fresh, centres = _stack(new), bank.search.memory.embeddings
     case = f"{len(new)} photographs into {len(centres)} rows"
     shape = Shape(n=len(fresh), d=fresh.shape[1], k=len(centres), tokens=kind, seeds=(0,))
@@ -60,7 +60,7 @@ def _addition(
     added, grown, anew = {e.sha256: e for e in new}, bank, bank
     for _ in range(plan.repeats):
         ours, grown = _timed(lambda: _loaded(extended(bank, added, {}, Work(threads=plan.threads))))
-        theirs, anew = _timed(lambda: _fitted(everything))
+        theirs, anew = _timed(lambda: _fitted(everything, plan.threads))
         floor = _timed(lambda: _products(fresh, centres))[0]
         timed.add(ours, theirs, floor=floor)
     timed.notes = (
@@ -70,7 +70,7 @@ def _addition(
 
 
 def _removal(plan: Plan, held: Sequence[Embedded], kind: Literal["real", "synthetic"]) -> list[Row]:
-    bank = _fitted(held)
+    bank = _fitted(held, plan.threads)
     owners = np.bincount(bank.record.row_sample, minlength=len(held))
     # The one that a bank misses most visibly where holes are not filled: it holds the median of rows.
     place = int(np.argsort(owners)[len(held) // 2])
@@ -85,7 +85,7 @@ def _removal(plan: Plan, held: Sequence[Embedded], kind: Literal["real", "synthe
         ours, less = _timed(
             lambda: _loaded(without(bank, held[place].sha256, others, Work(threads=plan.threads)))
         )
-        theirs, anew = _timed(lambda: _fitted(left))
+        theirs, anew = _timed(lambda: _fitted(left, plan.threads))
         timed.add(ours, theirs)
     return [timed.row(), _radii(f"cover radius, {case}", left, less, anew, shape, plan)]
 
@@ -137,8 +137,8 @@ def _stack(photographs: Sequence[Embedded]) -> FloatArray:
     return l2_normalise(np.concatenate([e.rows for e in photographs]))
 
 
-def _fitted(photographs: Sequence[Embedded]) -> LoadedBank:
-    memory, kept, n = build_memory(photographs, RATE)
+def _fitted(photographs: Sequence[Embedded], threads: int) -> LoadedBank:
+    memory, kept, n = build_memory(photographs, RATE, threads=threads)
     counts = [int(e.patches.sum()) for e in photographs]
     sample_of = np.repeat(np.arange(len(photographs)), counts)
     patch_of = np.concatenate([np.flatnonzero(e.patches) for e in photographs])

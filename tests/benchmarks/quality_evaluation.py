@@ -1,7 +1,7 @@
 """One fit of one set, scored by every rule and by the peer: out-of-sample good photographs, good ones, bad ones.
 
-Kept beside the backbones under a digest of the photographs and of the sources that computed it, so that a run that was
-cut off goes on where it was, and a new option alone is computed.
+Kept beside the backbones under a digest of the photographs, of the backbone and of the sources that computed it, so
+that a run that was cut off goes on where it was, and a new option alone is computed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ PERCENTILE = 99.0
 SCORING = Scoring(distance="euclidean", blur_sigma=1.0)
 """The product's defaults."""
 _SOURCES = (
-    *("orchestrator/patchcore", "orchestrator/services/folds.py", "orchestrator/services/score.py"),
-    *(
-        "orchestrator/demo/metrics.py",
-        "orchestrator/domain/letterbox.py",
-        "tests/benchmarks/anomalib_scoring.py",
-    ),
-    *("tests/benchmarks/quality_evaluation.py", "tests/benchmarks/quality_subjects.py"),
+    "orchestrator/patchcore",
+    *(f"orchestrator/services/{n}.py" for n in ("embed", "folds", "foreground", "held_out", "score")),
+    *(f"orchestrator/features/{n}.py" for n in ("preprocess", "tiling", "views")),
+    *(f"orchestrator/domain/{n}.py" for n in ("foreground", "letterbox", "memory_options", "tiles")),
+    "orchestrator/demo/metrics.py",
+    *(f"tests/benchmarks/{n}.py" for n in ("anomalib_scoring", "photographs")),
+    *(f"tests/benchmarks/quality_{n}.py" for n in ("evaluation", "options", "subjects")),
 )
 
 
@@ -192,7 +192,7 @@ def _pixel_figures(
 
 
 def _digest(subject: Subject, fit: Fit) -> str:
-    digest = hashlib.sha256(repr((sorted(asdict(fit).items()), _sources())).encode())
+    digest = hashlib.sha256(repr((sorted(asdict(fit).items()), subject.fingerprint, _sources())).encode())
     for photograph in (*subject.good, *subject.good_test, *subject.bad):
         digest.update(photograph.sha256.encode())
     return digest.hexdigest()[:24]

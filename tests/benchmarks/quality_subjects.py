@@ -17,7 +17,7 @@ from orchestrator.domain.letterbox import Letterbox
 from orchestrator.domain.memory_options import MemoryOptions
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.services.embed import Embedded
-from tests.benchmarks.photographs import real_data, real_set
+from tests.benchmarks.photographs import real_backbone, real_data, real_set
 from tests.benchmarks.servers import Plan
 
 LONGEST_SIDE = 128
@@ -30,11 +30,13 @@ _SYNTHETIC_GRID, _SYNTHETIC_DIM = (10, 12), 16
 class Subject:
     """One set, embedded by one backbone.
 
-    masks: of each bad photograph, (h, w) bool at its `judged_size`; None where no defect is drawn.
+    fingerprint: of the backbone, empty where tokens are drawn. masks: of each bad photograph, (h, w) bool at its
+    `judged_size`; None where no defect is drawn.
     """
 
     name: str
     backbone: str
+    fingerprint: str
     tokens: Literal["real", "synthetic"]
     good: list[Embedded]
     good_test: list[Embedded]
@@ -56,7 +58,8 @@ def judged_size(photograph: Embedded) -> tuple[int, int]:
 
 def subject(plan: Plan, name: str, backbone: str, options: MemoryOptions = PLAIN_OPTIONS) -> Subject:
     """Load a set of real photographs; without any, draw a synthetic one."""
-    if real_data(plan) is None:
+    data = real_data(plan)
+    if data is None:
         return synthetic_subject(seed=0)
     loaded = real_set(plan, name, backbone=backbone, options=options)
     masks = [
@@ -65,7 +68,8 @@ def subject(plan: Plan, name: str, backbone: str, options: MemoryOptions = PLAIN
     ]
     # A mask without a defect says only that nobody drew it.
     defects = [mask if mask is not None and mask.any() else None for mask in masks]
-    return Subject(name, backbone, "real", loaded.good, loaded.good_test, loaded.bad, defects)
+    fingerprint = real_backbone(plan, data, backbone).fingerprint
+    return Subject(name, backbone, fingerprint, "real", loaded.good, loaded.good_test, loaded.bad, defects)
 
 
 def synthetic_subject(*, seed: int, good: int = 6, good_test: int = 5, bad: int = 5) -> Subject:
@@ -94,6 +98,7 @@ def synthetic_subject(*, seed: int, good: int = 6, good_test: int = 5, bad: int 
     return Subject(
         SYNTHETIC,
         SYNTHETIC,
+        "",
         "synthetic",
         [photograph(None) for _ in range(good)],
         [photograph(None) for _ in range(good_test)],

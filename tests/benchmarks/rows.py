@@ -70,9 +70,9 @@ class Row:
     unit is no time. peer: who theirs is, None where there is nobody. floor: the least that any way of computing it
     costs, such as the bare matrix product. ratio: ours / theirs, the median of the repeats' own ratios, because both
     sides of a repeat saw the same neighbours on the machine, None where theirs is 0; floor_ratio: ours / floor alike.
-    ahead: whether ours is the better side. interval: where ours - theirs lies, by resampling, if it was. extrapolated:
-    theirs was measured on a part and scaled; it enters no bar. samples: in one repeat. load: one-minute load averages,
-    one a repeat.
+    ahead: whether ours is the better side, None where theirs is extrapolated too. interval: where ours - theirs lies,
+    by resampling, if it was. extrapolated: theirs was measured on a part and scaled; it enters no bar. samples: in one
+    repeat. load: one-minute load averages, one a repeat.
     """
 
     suite: str
@@ -143,6 +143,7 @@ class Figures:
     def row(self) -> Row:
         """Summarise. At least one repeat; a peer and a floor in all of them or in none."""
         ratio, in_seconds = _paired(self.ours, self.theirs), _SECONDS.get(self.unit)
+        judged = ratio is not None and not self.extrapolated
         described = environment()
 
         def seconds(values: list[float]) -> float | None:
@@ -162,7 +163,7 @@ class Figures:
             ratio=ratio,
             floor_s=seconds(self.floor),
             floor_ratio=_paired(self.ours, self.floor),
-            ahead=None if ratio is None else (ratio > 1 if self.better == "higher" else ratio < 1),
+            ahead=(ratio > 1 if self.better == "higher" else ratio < 1) if judged else None,
             interval=self.interval,
             extrapolated=self.extrapolated,
             **asdict(self.shape),

@@ -185,6 +185,13 @@ def test_ratio_is_the_median_of_paired_ratios() -> None:
     assert (row.ours, row.theirs, row.ratio, row.ahead) == (3.0, 3.0, 0.5, True)
 
 
+def test_a_peer_that_was_extrapolated_wins_and_loses_nothing() -> None:
+    figures = Figures("suite", "case", "s", "lower", samples=1, threads=1, extrapolated=True)
+    figures.add(1.0, 2.0)
+    row = figures.row()
+    assert (row.ratio, row.ahead) == (0.5, None)
+
+
 def test_times_are_given_in_seconds_too_and_other_units_are_not() -> None:
     timed = Figures(
         "suite", "case", "ms", "lower", samples=1, threads=1, peer="someone", shape=Shape(n=3, d=2)

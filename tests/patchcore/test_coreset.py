@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidInput
 from orchestrator.patchcore.coreset import cover_radius, extend_coreset, select_coreset
+from orchestrator.patchcore.cover import rounding
 from tests.reference import clustered, distance_table, greedy_extension, greedy_k_center, greedy_shortfall
 
 ROOT = Path(__file__).parent.parent.parent
@@ -332,3 +333,11 @@ def test_extending_the_first_picks_gives_the_next_ones() -> None:
 def test_an_extension_that_cannot_be_is_refused(centres: np.ndarray, rows: np.ndarray, count: int) -> None:
     with pytest.raises(InvalidInput, match="coreset"):
         extend_coreset(centres.astype(np.float32), rows.astype(np.float32), count)
+
+
+@pytest.mark.parametrize("dim", [8, 384, 1536, 4096])
+def test_what_rounding_is_allowed_for_covers_the_worst_of_sums(dim: int) -> None:
+    # Each addition to a sum of D equal terms may be off by half a unit in its last place, and always the same way.
+    worst = (1 + 2.0**-24) ** dim - 1
+    assert rounding(dim) >= worst
+    assert rounding(dim) == np.float32(5e-5) if dim <= 384 else rounding(dim) >= 1.9 * worst

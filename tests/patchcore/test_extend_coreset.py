@@ -45,6 +45,12 @@ def test_clustered_rows_are_added_as_by_plain_greedy_however_many_threads_work()
         assert extend_coreset(rows[:100], rows[100:], 150, threads=threads).tolist() == expected
 
 
+def test_nothing_to_pick_is_done_at_once() -> None:
+    rows, told = clustered(20, 4, 2, seed=1), list[float]()
+    picked = extend_coreset(rows[:8], rows[8:], 0, progress=told.append)
+    assert (picked.tolist(), picked.dtype, told) == ([], np.int64, [1.0])
+
+
 def test_counts_and_shapes_out_of_range_are_refused() -> None:
     rows = clustered(10, 4, 2, seed=0)
     for centres, others, count in (

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from orchestrator.patchcore.neighbors import nearest, nearest_k, nearest_rows
 from orchestrator.patchcore.projection import find_projection
 from orchestrator.patchcore.search import ExactSearch
 from tests.reference import clustered, distance_table, nearest_neighbours
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @settings(deadline=None, max_examples=30)
@@ -180,21 +184,34 @@ def test_more_neighbours_than_rows_are_refused() -> None:
             nearest_k(np.ones((1, 4), np.float32), bank, k)
 
 
-def test_the_kernel_compiles_where_no_cache_folder_can_be_written() -> None:
-    # Numba's own refusal, which root never meets.
+def test_without_numba_the_search_finds_the_same(tmp_path: Path) -> None:
+    # Every row is there twice; the second bank has a projection; 700 neighbours are more than a block has rows.
+    small, large = clustered(600, 24, 20, seed=20), clustered(1500, 96, 40, seed=22)
+    banks = {"small": np.concatenate([small, small]), "large": np.concatenate([large, large])}
+    assert find_projection(banks["large"], np.ones(3000, np.float32)) is not None
+    asked = {"small": clustered(530, 24, 20, seed=21), "large": clustered(30, 96, 40, seed=23)}
+    for name, queries in asked.items():
+        queries[:9] = banks[name][:9]
+    np.savez(tmp_path / "asked.npz", **{f"bank_{n}": b for n, b in banks.items()}, **asked)
     script = """
-import numba
-def refuse(*args, **kwargs):
-    if kwargs.pop("cache", False):
-        raise RuntimeError("cannot cache function: no locator available")
-    return plain(*args, **kwargs)
-plain, numba.njit = numba.njit, refuse
+import sys
+sys.modules["numba"] = None
 import numpy as np
-from orchestrator.patchcore.neighbors import nearest_rows
-print(nearest_rows(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), np.ones(3, np.float32))[1])
+from orchestrator.patchcore.memory_bank import MemoryBank
+from orchestrator.patchcore.search import ExactSearch
+with np.load("asked.npz") as asked:
+    for name, k in (("small", 1), ("small", 700), ("large", 9)):
+        search = ExactSearch(MemoryBank(asked[f"bank_{name}"], (1, 1)), "euclidean")
+        distances, rows = search.nearest_k(asked[name], k)
+        np.savez(f"{name}{k}.npz", distances=distances, rows=rows)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[0 1 2]"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+    for name, k in (("small", 1), ("small", 700), ("large", 9)):
+        distances, rows = ExactSearch(MemoryBank(banks[name], (1, 1)), "euclidean").nearest_k(asked[name], k)
+        with np.load(tmp_path / f"{name}{k}.npz") as found:
+            np.testing.assert_allclose(found["distances"], distances, rtol=1e-6)
+            np.testing.assert_array_equal(found["rows"], rows)
 
 
 def test_the_search_never_holds_the_whole_table() -> None:

@@ -26,6 +26,16 @@ def test_numerics_libraries_are_pinned_while_the_pool_lives_and_restored_after()
     assert (blas_threads(), cv2.getNumThreads()) == before
 
 
+def test_of_several_pools_the_last_to_close_lifts_the_limits() -> None:
+    before = blas_threads(), cv2.getNumThreads()
+    first, second = NumericsPool(1), NumericsPool(1)
+    first.close()
+    first.close()
+    assert (set(blas_threads()), cv2.getNumThreads()) == ({1}, 1)
+    second.close()
+    assert (blas_threads(), cv2.getNumThreads()) == before
+
+
 def test_work_keeps_the_caller_s_log_context_and_raises_its_error() -> None:
     async def run() -> None:
         pool = NumericsPool(1)
