@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import contextlib
-=======
->>>>>>> fixd
 import hashlib
 import math
 import os
