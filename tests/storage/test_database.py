@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Integer, String, inspect, text
 
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.storage.database import REVISION, Database, embedded, migrations, prepare
+from orchestrator.storage.database import BUSY_TIMEOUT_MS, REVISION, Database, embedded, migrations, prepare
 from orchestrator.storage.tables import metadata
 
 
@@ -144,12 +144,12 @@ def test_callers_that_fail_over_the_same_connection_leave_none_open(tmp_path: Pa
         locker = sqlite3.connect(tmp_path / "patchlight.db", isolation_level=None)
         locker.execute("BEGIN IMMEDIATE")
         first, second = (asyncio.create_task(database.run(insert, {"id": i})) for i in (1, 2))
-        with pytest.raises(DatabaseUnavailable):
-            await first
-        # While the second still waits over the same connection, a reader opens another.
+        # The first has failed, the second still waits over the same connection: a reader opens another.
+        await asyncio.sleep(1.5 * BUSY_TIMEOUT_MS / 1e3)
         await database.run(read, {})
-        with pytest.raises(DatabaseUnavailable):
-            await second
+        for call in (first, second):
+            with pytest.raises(DatabaseUnavailable):
+                await call
         locker.close()
         await database.run(read, {})
         assert database._engine is not None
