@@ -5,7 +5,6 @@ import contextlib
 import io
 import sqlite3
 import threading
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Integer, String, inspect, text
 
 from orchestrator.errors import DatabaseUnavailable
-from orchestrator.storage.database import REVISION, Database, embedded, migrations, prepare
+from orchestrator.storage.database import BUSY_TIMEOUT_MS, REVISION, Database, embedded, migrations, prepare
 from orchestrator.storage.tables import metadata
 
 
@@ -137,20 +136,22 @@ def test_a_schema_of_a_later_release_is_refused(tmp_path: Path) -> None:
 
 def test_callers_that_fail_over_the_same_connection_leave_none_open(tmp_path: Path) -> None:
     insert = prepare(text("INSERT INTO streams VALUES (:id, 'a', 'b', 'c', 'd', :id, '')"))
+    read = prepare(text("SELECT count(*) FROM streams"))
 
     async def run() -> tuple[int, int]:
         database = await opened(tmp_path)
-        await database.run(insert, {"id": 1})
+        await database.run(read, {})
         locker = sqlite3.connect(tmp_path / "patchlight.db", isolation_level=None)
         locker.execute("BEGIN IMMEDIATE")
-        # Those that come a little later find the connection of the first gone, and open another.
-        results: list[Any] = await asyncio.gather(
-            *(_after(0.3 * i, database.run(insert, {"id": 2 + i})) for i in range(8)), return_exceptions=True
-        )
-        locker.execute("ROLLBACK")
+        first, second = (asyncio.create_task(database.run(insert, {"id": i})) for i in (1, 2))
+        # The first has failed, the second still waits over the same connection: a reader opens another.
+        await asyncio.sleep(1.5 * BUSY_TIMEOUT_MS / 1e3)
+        await database.run(read, {})
+        for call in (first, second):
+            with pytest.raises(DatabaseUnavailable):
+                await call
         locker.close()
-        assert all(isinstance(r, DatabaseUnavailable) for r in results)
-        await database.run(insert, {"id": 99})
+        await database.run(read, {})
         assert database._engine is not None
         pool: Any = database._engine.pool
         out = pool.checkedout()
@@ -158,11 +159,6 @@ def test_callers_that_fail_over_the_same_connection_leave_none_open(tmp_path: Pa
         return out, pool.checkedout()
 
     assert asyncio.run(run()) == (1, 0)
-
-
-async def _after(wait_s: float, work: Awaitable[Any]) -> Any:
-    await asyncio.sleep(wait_s)
-    return await work
 
 
 def test_a_caller_that_is_out_of_time_leaves_no_connection_open(tmp_path: Path) -> None:
