@@ -85,9 +85,8 @@ def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: floa
     """Say what share of good parts will score at or above the threshold.
 
     With m of n OK scores at or above it, the rate follows Beta(m, n - m + 1) where the threshold is itself
-    one of them, else Beta(m + 1, n - m). Where it is several of them the scores lie on steps: P(S >= t) is then
-    known only to be at most the rate just above the next lower score, Beta(m + 1, n - m), the more careful of
-    the two. Scores of images that are in the bank void this.
+    one of them, else Beta(m + 1, n - m). Scores of images that are in the bank void this; so may scores that lie
+    on steps, where many are equal.
 
     Raises NotEnoughSamples where no OK score is finite, InvalidInput where confidence is not in (0, 1).
     """
@@ -100,7 +99,7 @@ def false_reject_rate(ok: Sequence[float], threshold: float, *, confidence: floa
             f"confidence: {confidence!r} is out of range; give a number between 0 and 1, such as 0.95"
         )
     at_or_above = int(np.count_nonzero(good >= threshold))
-    own = int(np.count_nonzero(good == threshold)) == 1
+    own = bool(np.any(good == threshold))
     alpha, beta = (at_or_above, n - at_or_above + 1) if own else (at_or_above + 1, n - at_or_above)
     if beta == 0:
         # A threshold below every OK score: all the mass is at 1.

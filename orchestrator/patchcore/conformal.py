@@ -61,8 +61,8 @@ def conformal_threshold(ok: Sequence[float], max_rate: float, confidence: float)
     """Choose the lowest OK score whose false-reject rate is at most max_rate with the confidence.
 
     Of n scores the one with a of them at or above it has a rate that follows Beta(a, n - a + 1): the largest a whose
-    quantile at `confidence` is at most max_rate is `rejects_allowed`, known before any score is. A score that occurs
-    more than once counts as one more (see `false_reject_rate`), so a tie may push the choice to the next higher one.
+    quantile at `confidence` is at most max_rate is `rejects_allowed`, known before any score is. Equal scores
+    count together, so a tie may push the choice to the next higher one.
     Any threshold above the chosen one keeps the promise too, however it was found: the true rate falls with it.
 
     Raises NotEnoughSamples where no score is finite, InvalidInput where a value is out of range.
@@ -75,8 +75,8 @@ def conformal_threshold(ok: Sequence[float], max_rate: float, confidence: float)
     if allowed:
         at = n - allowed
         for value in (good[at], *good[np.searchsorted(good, good[at], side="right") :][:1]):
-            low, high = np.searchsorted(good, value, side="left"), np.searchsorted(good, value, side="right")
-            if n - low + (high - low > 1) <= allowed:
+            low = np.searchsorted(good, value, side="left")
+            if n - low <= allowed:
                 return Conformal(float(value), certifiable=True)
     return Conformal(float(good[-1]), certifiable=False)
 

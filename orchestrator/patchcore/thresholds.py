@@ -31,9 +31,8 @@ def choose(ok: Sequence[float], ng: Sequence[float], rule: Rule, groups: Sequenc
     rejects, the highest where none does: that is also the threshold of least expected cost when only escapes count.
     With NG scores and `rule.costs` it is the threshold of least expected cost from there upwards.
 
-    Where NG scores move the threshold, these very OK scores decide how many of them lie above it: no law of an order
-    statistic holds there. The upper bound of the false rejects is then that of where it moved up from, whose rank is
-    known before any score is: it holds above that place all the more. The expected rate is the threshold's own.
+    The false rejects are those of the law at the threshold. Where NG scores have moved it, that law is a description:
+    what is guaranteed then is the cap, because it moved up from where the cap was kept.
 
     groups: aligned with ok, which scores are of near-duplicates; a law of independent images then counts each group
     once, with its highest score. Empty: every score stands alone, and those that are not finite are dropped.
@@ -45,8 +44,6 @@ def choose(ok: Sequence[float], ng: Sequence[float], rule: Rule, groups: Sequenc
     bad = tuple(finite_scores("ng_scores", ng).tolist())
     alone = independent(good, groups)
     chosen_from, drawn_with = good, groups
-    # A percentile's rank is fixed too. A negative one is moved down by the factor: no bound from there.
-    least = min(summary.percentile_ok, summary.threshold)
     if rule.method == "conformal":
         chosen_from, drawn_with = alone, ()
         least = conformal_threshold(alone, rule.max_false_reject_rate, rule.confidence).threshold
@@ -54,10 +51,9 @@ def choose(ok: Sequence[float], ng: Sequence[float], rule: Rule, groups: Sequenc
         threshold = cost_threshold(alone, bad, rule.costs, least=least) if rule.costs and by_cost else least
         summary = replace(summary, threshold=threshold)
     rate = false_reject_rate(alone, summary.threshold, confidence=rule.confidence)
-    bound = false_reject_rate(alone, least, confidence=rule.confidence).upper_bound
     return Choice(
         summary,
-        replace(rate, upper_bound=bound),
+        rate,
         threshold_interval(chosen_from, bad, rule, drawn_with),
         recall_interval(bad, summary.threshold, rule.confidence),
         good,
