@@ -196,9 +196,8 @@ def lowest_certified(ok: Sequence[float], max_rate: float, confidence: float) ->
     """Try every OK score from below; None where none keeps the false-reject rate."""
     n = len(ok)
     for t in sorted(set(ok)):
-        m, own = sum(s >= t for s in ok), sum(s == t for s in ok)
-        law = stats.beta(m, n - m + 1) if own == 1 else stats.beta(m + 1, n - m) if m < n else None
-        if law is not None and law.ppf(confidence) <= max_rate:
+        m = sum(s >= t for s in ok)
+        if stats.beta(m, n - m + 1).ppf(confidence) <= max_rate:
             return t
     return None
 
