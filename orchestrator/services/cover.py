@@ -23,7 +23,7 @@ import numpy as np
 from orchestrator.domain.arrays import FloatArray, IndexArray, MaskArray
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.errors import NotEnoughSamples
-from orchestrator.patchcore.coreset import extend_coreset, select_coreset
+from orchestrator.patchcore.coreset import extend_coreset, k_centers
 from orchestrator.patchcore.memory_bank import l2_normalise
 from orchestrator.services.banks import LoadedBank
 from orchestrator.services.embed import Embedded
@@ -145,7 +145,8 @@ def _completed(
     if count == len(free):
         picked = free
     elif len(kept) == 0:
-        picked = free[select_coreset(rows[free], rate, seed=SEED, progress=work.progress)]
+        found = k_centers(rows[free], count, seed=SEED, progress=work.progress, threads=work.threads)
+        picked = free[found.selected]
     else:
         # Whole in most cases, and then not copied.
         offered = rows if len(free) == len(rows) else rows[free]
