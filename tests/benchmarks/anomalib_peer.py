@@ -10,8 +10,6 @@ import json
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,40 +50,33 @@ class Selection:
 
 
 class AnomalibPeer:
-    """A running peer."""
+    """The peer: every selection runs in a process of its own, as a fit does.
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    In a process that has selected before, its temporary of N x D' floats may find memory at hand that a new process has
+    to be given page by page: seen, a later selection took a fifth of the first one's time, or the same.
+    """
+
+    def __init__(self, python: Path) -> None:
+        self._command = [str(python), "-W", "ignore", __file__]
         self.versions: dict[str, str] = self._ask({})
 
     def select(self, rows: Path, count: int, *, threads: int, seed: int) -> Selection:
-        """Select from the rows in an .npy file. seed: of torch, for its projection and its first row."""
+        """Select from the rows in an .npy file. seed: of torch, for its projection and its first row.
+
+        Raises subprocess.CalledProcessError where it fails.
+        """
         said = self._ask({"rows": str(rows), "count": count, "threads": threads, "seed": seed})
         return Selection(said["seconds"], said["selected"])
 
     def _ask(self, question: dict[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the anomalib peer ended with {self._process.wait()}; its words are above")
-        return json.loads(answer)
+        asked = json.dumps(question)
+        answer = subprocess.run(self._command, input=asked, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(answer.stdout)
 
 
-@contextmanager
-def anomalib_peer(cache: Path) -> Iterator[AnomalibPeer]:
-    """Start the peer, in an environment that is made below `cache` where it is missing."""
-    python = _environment(cache / "peers" / f"anomalib-{ANOMALIB}")
-    process = subprocess.Popen(
-        [str(python), "-W", "ignore", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield AnomalibPeer(process)
-    finally:
-        process.kill()
-        process.communicate()
+def anomalib_peer(cache: Path) -> AnomalibPeer:
+    """Give the peer, in an environment that is made below `cache` where it is missing."""
+    return AnomalibPeer(_environment(cache / "peers" / f"anomalib-{ANOMALIB}"))
 
 
 def _environment(folder: Path) -> Path:
@@ -115,21 +106,19 @@ def _serve() -> None:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if not asked:
-            answer: Any = {name: version(name) for name in ("anomalib", "torch")}
-        else:
-            torch.set_num_threads(asked["threads"])
-            torch.manual_seed(asked["seed"])
-            rows = torch.from_numpy(np.load(asked["rows"]))
-            # The half keeps int(n * ratio) from falling one short.
-            sampler = KCenterGreedy(rows, (asked["count"] + 0.5) / len(rows))
-            started = time.perf_counter()
-            selected = sampler.select_coreset_idxs()
-            answer = {"seconds": time.perf_counter() - started, "selected": selected}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    asked = json.load(sys.stdin)
+    if not asked:
+        answer: Any = {name: version(name) for name in ("anomalib", "torch")}
+    else:
+        torch.set_num_threads(asked["threads"])
+        torch.manual_seed(asked["seed"])
+        rows = torch.from_numpy(np.load(asked["rows"]))
+        # The half keeps int(n * ratio) from falling one short.
+        sampler = KCenterGreedy(rows, (asked["count"] + 0.5) / len(rows))
+        started = time.perf_counter()
+        selected = sampler.select_coreset_idxs()
+        answer = {"seconds": time.perf_counter() - started, "selected": selected}
+    json.dump(answer, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def run(
     select_coreset(draw(2000, DIM, clusters=4), 0.1, compiled=True)
     rows: list[Row] = []
     with ExitStack() as stack:
-        beside = stack.enter_context(anomalib_peer(plan.repository.parent)) if peer else None
+        beside = anomalib_peer(plan.repository.parent) if peer else None
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="patchlight-bench-")))
         for tokens, embeddings in sets.items():
             np.save(folder / f"{tokens}.npy", embeddings)
