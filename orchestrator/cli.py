@@ -15,7 +15,7 @@ from rich.table import Table
 
 from orchestrator import __version__
 from orchestrator.errors import PatchlightError
-from orchestrator.settings import Settings, load_settings, settings_table
+from orchestrator.settings import Settings, load_settings
 
 app = typer.Typer(
     help="Visual inspection on NVIDIA Triton.",
@@ -136,7 +136,7 @@ def settings_command(
     ] = None,
 ) -> None:
     """Write the table of settings, in Markdown."""
-    from orchestrator.launch.docs import replace_between_marks
+    from orchestrator.launch.docs import replace_between_marks, settings_table
 
     table = settings_table()
     if into is None:

@@ -26,7 +26,7 @@ from orchestrator.services.explain import Explainer
 from orchestrator.services.fit import Fitter
 from orchestrator.services.gate import FitGate
 from orchestrator.services.import_legacy import LegacyImport
-from orchestrator.services.inspect import Defaults, Inspector
+from orchestrator.services.inspect import Inspector
 from orchestrator.services.lineage import Lineage
 from orchestrator.services.pool import NumericsPool
 from orchestrator.services.remove import Remover
@@ -36,6 +36,7 @@ from orchestrator.services.state import States
 from orchestrator.services.succession import Succession
 from orchestrator.services.tokens import SampleTokens
 from orchestrator.services.turns import Turns
+from orchestrator.services.verdict import Defaults
 from orchestrator.settings import Settings
 from orchestrator.storage.activity import ActivityStore
 from orchestrator.storage.banks import BankStore

@@ -291,15 +291,3 @@ def load_settings(**overrides: Any) -> Settings:
         # What concerns several settings together names them itself.
         lines = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
         raise SettingsError("; ".join(lines)) from error
-
-
-def settings_table() -> str:
-    """Give the README's table of settings, in Markdown."""
-    lines = ["| Variable | Also | Default | What |", "|---|---|---|---|"]
-    for field in Settings.model_fields.values():
-        aliases = field.validation_alias
-        choices = [str(c) for c in aliases.choices] if isinstance(aliases, AliasChoices) else []
-        others = ", ".join(f"`{c}`" for c in choices[1:] if not c.startswith("BRAKEDISC_"))
-        default = "" if field.default is None else f"`{field.default}`"
-        lines.append(f"| `{choices[0]}` | {others} | {default} | {field.description} |")
-    return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.domain.memory_options import MemoryOptions, Tiling
-from orchestrator.settings import Settings, SettingsError, load_settings, settings_table
+from orchestrator.launch.docs import settings_table
+from orchestrator.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -21,34 +21,16 @@ from orchestrator.patchcore.conformal import p_value
 from orchestrator.patchcore.regions import find_regions
 from orchestrator.patchcore.scoring import heat_map
 from orchestrator.services.backbones import Backbones
-from orchestrator.services.banks import Banks, LoadedBank, check_grid
+from orchestrator.services.banks import Banks, check_grid
 from orchestrator.services.commit import Committer
-from orchestrator.services.embed import Embedded, Embedder, Prepared
+from orchestrator.services.embed import Embedded, Embedder
 from orchestrator.services.explain import Explainer
 from orchestrator.services.law import score_law
 from orchestrator.services.score import Scoring, crop_map, measure, score_of
-from orchestrator.services.verdict import Inspection, Verdict
+from orchestrator.services.verdict import Defaults, Inspection, Ready, Verdict
 
 # Photographs in windows judged together: up to 256 canvases each, as much as two batches of others.
 _IN_WINDOWS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What holds where no calibration is in force."""
-
-    score_percentile: float
-    area_mm2_thr: float
-    require_calibration: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    bank: LoadedBank
-    calibration: Calibration | None
-    spec: BackboneSpec
-    prepared: Prepared
-    decode_ms: float
 
 
 class Inspector:
@@ -136,7 +118,7 @@ class Inspector:
             else:
                 by_spec.setdefault(attempt.spec, []).append(index)
         for spec, indices in by_spec.items():
-            ready = [r for r in (attempts[i] for i in indices) if isinstance(r, _Ready)]
+            ready = [r for r in (attempts[i] for i in indices) if isinstance(r, Ready)]
             before = time.perf_counter()
             embedded = await self._embedder.extract([r.prepared for r in ready], spec, context)
             features_ms = (time.perf_counter() - before) * 1e3 / len(ready)
@@ -159,14 +141,14 @@ class Inspector:
                     found.add(target)
         return found
 
-    async def _try_ready(self, inspection: Inspection) -> _Ready | PatchlightError:
+    async def _try_ready(self, inspection: Inspection) -> Ready | PatchlightError:
         try:
             return await self._pool.run(self._ready, inspection)
         except PatchlightError as error:
             return error
 
     async def _try_judge(
-        self, inspection: Inspection, ready: _Ready, embedded: Embedded, features_ms: float
+        self, inspection: Inspection, ready: Ready, embedded: Embedded, features_ms: float
     ) -> Verdict | PatchlightError:
         try:
             verdict = await self._pool.run(self._judge, inspection, ready, embedded, features_ms)
@@ -221,7 +203,7 @@ class Inspector:
     def _percentile(self, calibration: Calibration | None) -> float:
         return calibration.score_percentile if calibration else self._defaults.score_percentile
 
-    def _ready(self, inspection: Inspection) -> _Ready:
+    def _ready(self, inspection: Inspection) -> Ready:
         bank, calibration = self._banks.snapshot(inspection.target)
         if calibration is None:
             self._require_none(inspection.target)
@@ -233,7 +215,7 @@ class Inspector:
         prepared = self._embedder.prepare_now(
             inspection.photograph, spec, bank.record.metadata.options.tiling
         )
-        return _Ready(bank, calibration, spec, prepared, (time.perf_counter() - started) * 1e3)
+        return Ready(bank, calibration, spec, prepared, (time.perf_counter() - started) * 1e3)
 
     def _require_none(self, target: Target) -> None:
         if self._defaults.require_calibration:
@@ -242,9 +224,7 @@ class Inspector:
                 "run /calibrate_ng or /calibrate_dataset first."
             )
 
-    def _judge(
-        self, inspection: Inspection, ready: _Ready, embedded: Embedded, features_ms: float
-    ) -> Verdict:
+    def _judge(self, inspection: Inspection, ready: Ready, embedded: Embedded, features_ms: float) -> Verdict:
         calibration, defaults = ready.calibration, self._defaults
         percentile = self._percentile(calibration)
         area_mm2_thr = calibration.area_mm2_thr if calibration else defaults.area_mm2_thr

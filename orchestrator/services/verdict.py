@@ -1,4 +1,4 @@
-"""What an inspection asks, and what it answers: values only."""
+"""What an inspection asks, what it takes along, and what it answers: values only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.domain.arrays import FloatArray
+from orchestrator.domain.backbone import BackboneSpec
+from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.memory_options import ScoreRule
 from orchestrator.patchcore.regions import Region
-from orchestrator.services.embed import Photograph
+from orchestrator.services.banks import LoadedBank
+from orchestrator.services.embed import Photograph, Prepared
 from orchestrator.services.explain import Explanation
 
 
@@ -62,3 +65,23 @@ class Verdict:
     fitted_at: str | None = None
     p_value: float | None = None
     score_law: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds where no calibration is in force."""
+
+    score_percentile: float
+    area_mm2_thr: float
+    require_calibration: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A photograph on its way: decoded, with the bank and the calibration that it meets. decode_ms: what that took."""
+
+    bank: LoadedBank
+    calibration: Calibration | None
+    spec: BackboneSpec
+    prepared: Prepared
+    decode_ms: float

@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -25,19 +22,9 @@ from orchestrator.domain.identity import Target
 from orchestrator.domain.memory_options import MemoryOptions, read_options
 from orchestrator.errors import NotFound, StoreCorrupt
 from orchestrator.storage import jsonfiles
+from orchestrator.storage.archives import DAMAGED
 from orchestrator.storage.files import ETag, FileStore
 
-_DAMAGED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
@@ -171,7 +158,7 @@ def decode_bank(data: bytes, key: str) -> BankRecord:
             row_sample = archive["row_sample"].astype(np.int64) if ours else _NO_ROWS
             row_patch = archive["row_patch"].astype(np.int64) if ours else _NO_ROWS
             axis = np.asarray(archive["foreground"]) if "foreground" in archive else None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise StoreCorrupt(f"{key}: cannot be read as a memory bank: {error}") from error
     if min(grid) < 1:
         raise StoreCorrupt(f"{key}: grid {grid}")

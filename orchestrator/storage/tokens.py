@@ -8,10 +8,7 @@ is not kept. Knows arrays, not what they mean.
 from __future__ import annotations
 
 import io
-import struct
 import threading
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,20 +16,10 @@ import structlog
 
 from orchestrator.domain.arrays import HalfArray, MaskArray
 from orchestrator.errors import NotFound, StoreUnavailable
+from orchestrator.storage.archives import DAMAGED
 from orchestrator.storage.files import FileStore
 
 ROOT = "cache/tokens"
-_DAMAGED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _EVICT_TO = 0.9
 
 _log = structlog.get_logger()
@@ -153,7 +140,7 @@ def _decode(data: bytes, key: TokenKey) -> StoredTokens | None:
             tokens, patches = archive["tokens"], archive["patches"]
             height, width = (int(side) for side in archive["crop"])
             own = str(archive["fingerprint"]), str(archive["view"])
-    except _DAMAGED:
+    except DAMAGED:
         return None
     sound = (
         own == (key.fingerprint, key.view)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput
-from orchestrator.launch.docs import replace_between_marks
-from orchestrator.settings import settings_table
+from orchestrator.launch.docs import replace_between_marks, settings_table
 
 ROOT = Path(__file__).parents[2]
 
