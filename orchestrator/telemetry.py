@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from orchestrator.domain.drift import DriftState
+from orchestrator.domain.moments import utc_text
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
@@ -59,7 +60,7 @@ def configure_logging(level: str = "info") -> None:
 
 
 def _stamp(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    event["ts"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    event["ts"] = utc_text(datetime.now(UTC))
     event["pid"] = os.getpid()
     return event
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
+from orchestrator.domain.moments import utc_text
 from orchestrator.domain.samples import NewSample
 from orchestrator.errors import Conflict, InvalidInput
 from orchestrator.features.base import CallContext
@@ -155,7 +156,7 @@ def _described(
     return replace(
         metadata,
         mm_per_px=request.mm_per_px,
-        fit_started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        fit_started_at=utc_text(started_at),
         fit_duration_s=time.perf_counter() - started,
         from_dataset=metadata.from_dataset or request.use_dataset,
         operator_id=request.operator_id if request.operator_id is not None else metadata.operator_id,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from orchestrator.domain.calibration import Calibration, Costs, Method, Rule
+from orchestrator.domain.moments import utc_text
 from orchestrator.patchcore.thresholds import choose
 from orchestrator.services.embed import RawShape
 from orchestrator.services.held_out import ClientScore, OutOfSampleScore
@@ -78,7 +79,7 @@ class Evidence:
             p5_ng=summary.p5_ng,
             samples_ok=summary.samples_ok,
             samples_ng=summary.samples_ng,
-            calibrated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            calibrated_at=utc_text(datetime.now(UTC)),
             false_reject=choice.false_reject,
             ok_scores=choice.ok_scores,
             ng_scores=choice.ng_scores,

@@ -17,6 +17,7 @@ from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
 from orchestrator.domain.memory_options import AskedOptions, MemoryOptions
+from orchestrator.domain.moments import utc_text
 from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import FeatureContractBroken, NotEnoughSamples
 from orchestrator.features.base import CallContext
@@ -244,7 +245,7 @@ def _build(
         coreset_rate_requested=requested_rate,
         coreset_rate_applied=rate,
         mm_per_px=request.mm_per_px,
-        fit_started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        fit_started_at=utc_text(started_at),
         fit_duration_s=time.perf_counter() - started,
         sample_sha256=tuple(digests),
         from_dataset=request.use_dataset,

@@ -16,6 +16,7 @@ from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankMetadata, BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Part, Target
+from orchestrator.domain.moments import utc_text
 from orchestrator.domain.samples import safe_name
 from orchestrator.errors import NotEnoughSamples, NotFound, StoreUnavailable
 from orchestrator.features.base import CallContext
@@ -175,7 +176,7 @@ class Remover:
 def _stamped(record: BankRecord, started_at: datetime, started: float) -> BankRecord:
     metadata = replace(
         record.metadata,
-        fit_started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        fit_started_at=utc_text(started_at),
         fit_duration_s=time.perf_counter() - started,
     )
     return replace(record, metadata=metadata)

@@ -17,6 +17,7 @@ from orchestrator.domain.backbone import BackboneSpec
 from orchestrator.domain.bank import BankRecord
 from orchestrator.domain.calibration import Calibration
 from orchestrator.domain.identity import Target
+from orchestrator.domain.moments import utc_text
 from orchestrator.domain.samples import NewSample, StoredSample
 from orchestrator.errors import Conflict, PatchlightError, StoreCorrupt
 from orchestrator.features.base import CallContext
@@ -98,7 +99,7 @@ class Succession:
             except Conflict as error:
                 if error.code != CALIBRATED_MEANWHILE or attempt + 1 == _TRIES:
                     raise
-        finished_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        finished_at = utc_text(datetime.now(UTC), "seconds")
         await asyncio.to_thread(self._announce, finished_at, len(committed.embeddings))
         return committed, calibration, samples
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.domain.identity import Part
+from orchestrator.domain.moments import utc_text
 from orchestrator.domain.samples import (
     Label,
     NewSample,
@@ -170,7 +171,7 @@ class DatasetStore:
 
 
 def _sidecar(part: Part, label: Label, name: str, when: datetime, sample: NewSample) -> dict[str, Any]:
-    stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    stamp = utc_text(when)
     sidecar: dict[str, Any] = {
         "filename": sample.filename or name,
         "source": "upload",

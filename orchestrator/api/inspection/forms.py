@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import File, Form, Query, Request, UploadFile
+from fastapi import File, Form, Query, UploadFile
 
 from orchestrator.domain.memory_options import Augmentation, ScoreRule
 from orchestrator.domain.scale import DEFAULT_MM_PER_PX, check_against_lock, check_mm_per_px
-from orchestrator.errors import InvalidInput
 from orchestrator.runtime import Runtime
 
 RoleForm = Annotated[str, Form(min_length=1, max_length=64, description="Role; at most 84 bytes of UTF-8.")]
@@ -71,8 +70,6 @@ RoiQuery = Annotated[str, Query(min_length=1, max_length=64)]
 RecipeQuery = Annotated[str | None, Query()]
 ModelKeyQuery = Annotated[str | None, Query(max_length=64)]
 
-_OFF = frozenset({"", "0", "false", "no", "off", "f", "n"})
-
 
 def uploads(*fields: list[UploadFile] | None) -> list[UploadFile]:
     """Join the two spellings of a file field, in order."""
@@ -95,22 +92,3 @@ async def scale_or_locked(runtime: Runtime, recipe_id: str, sent: float | None) 
     if locked is not None:
         check_against_lock(check_mm_per_px(sent), locked, recipe_id)
     return check_mm_per_px(sent)
-
-
-async def refuse_later_fields(request: Request, *names: str) -> None:
-    """Refuse fields that a later release will answer to, rather than ignore what they ask for.
-
-    Raises InvalidInput where one is switched on.
-    """
-    form = await request.form()
-    for name in names:
-        for value in form.getlist(name):
-            if not isinstance(value, str) or value.strip().lower() not in _OFF:
-                raise later(name)
-
-
-def later(name: str) -> InvalidInput:
-    """Phrase a field that this release cannot answer to."""
-    return InvalidInput(
-        f"{name}: is not part of this release; leave it out, or send false.", code="not_in_this_release"
-    )
